@@ -1,0 +1,262 @@
+// The contract between lib/ and the native addon: everything the .node file exports, and nothing else.
+// Arguments are checked by lib/ first (types, ranges, names in messages); the addon checks again whatever could
+// corrupt memory. Native failures are Error objects with `code` from native/core/error_codes.def.
+
+export type DtypeName = 'f32' | 'f16' | 'bf16' | 'i32' | 'u8' | 'i8'
+export type FloatDtypeName = 'f32' | 'f16' | 'bf16'
+export type NativeArray = Float32Array | Uint16Array | Int32Array | Uint8Array | Int8Array
+
+/** A weight: a slice of a mapped file, or a typed array (copied before the call returns). */
+export type TensorSource =
+  | { file: MappedFile; offset: number; dtype: FloatDtypeName; shape: number[] }
+  | { data: Float32Array | Uint16Array; dtype: FloatDtypeName; shape: number[] }
+
+export class MappedFile {
+  /** Maps a whole file read-only. Errors: FILE_NOT_FOUND, FILE_READ. */
+  constructor(path: string)
+  readonly size: number
+  /** Copies [offset, offset + length). Errors: INVALID_ARGUMENT outside the file, FILE_CHANGED when it shrank. */
+  read(offset: number, length: number): Uint8Array
+  /** Unmaps once no running call uses it. Idempotent. */
+  close(): void
+}
+
+/** Set by lib/ when an AbortSignal fires; a call given a cancelled token rejects with code ERR_SMOE_CANCELLED. */
+export class CancelToken {
+  constructor()
+  cancel(): void
+}
+
+export type ActivationName = 'silu' | 'gelu_tanh' | 'gelu_erf' | 'relu' | 'relu2' | 'identity'
+export type PrecisionName = 'exact' | 'fast'
+
+/** RouterConfig of native/kernels/route/router.h, flattened from the wire form by lib/router. */
+export interface NativeRouterConfig {
+  experts: number
+  score: 'identity' | 'softmax' | 'sigmoid'
+  select: 'topK' | 'groupTopK'
+  k: number
+  groups?: number
+  groupsKept?: number
+  groupReduce?: 'max' | 'sum2'
+  groupFill?: 'negInf' | 'zero'
+  source?: 'score' | 'logit'
+  post?: 'none' | 'softmax' | 'sigmoid'
+  normP?: number
+  normEps?: 'none' | 'add' | 'clampMin' | 'zeroSafe'
+  eps?: number
+  scale?: number
+  weightOnInput?: boolean
+  /** [E] selection bias (key = score + bias), f32 */
+  modelBias?: Float32Array
+}
+
+export interface NativeRouting {
+  ids: Int32Array // [T, K], -1 = unused
+  weights: Float32Array // [T, K]
+  count: Int32Array // [T]
+  logits?: Float32Array // [T, E] when computed here
+}
+
+/** Routes logits [T, E] (f32). Synchronous: for small T. */
+export function routeSync(config: NativeRouterConfig, logits: Float32Array, tokens: number): NativeRouting
+export function route(config: NativeRouterConfig, logits: Float32Array, tokens: number, cancel?: CancelToken): Promise<NativeRouting>
+/** logits = hidden W^T + b and then route. weight [E, H]. */
+export class Router {
+  constructor(config: NativeRouterConfig, weight: TensorSource, bias?: Float32Array)
+  route(hidden: Float32Array | Uint16Array, dtype: FloatDtypeName, tokens: number, cancel?: CancelToken): Promise<NativeRouting>
+  dispose(): void
+}
+
+export interface NativeExpert {
+  gate?: TensorSource // [I, H]; absent for a plain MLP
+  up: TensorSource // [I, H]
+  down: TensorSource // [H, I]
+  gateBias?: TensorSource // [I]
+  upBias?: TensorSource // [I]
+  downBias?: TensorSource // [H]
+}
+
+export interface NativeMoe {
+  hidden: number
+  activation: ActivationName
+  router: NativeRouterConfig
+  routerWeight: TensorSource // [E, H]
+  routerBias?: TensorSource // [E] logit bias
+  modelBias?: TensorSource // [E] selection bias (overrides router.modelBias)
+  experts: NativeExpert[]
+  shared?: NativeExpert
+  sharedGate?: TensorSource // [1, H]
+}
+
+export type MomentumTypeName = 'none' | 'heavy_ball' | 'complex' | 'robust' | 'nesterov' | 'adam'
+export interface NativeMomentumSpec {
+  type: MomentumTypeName
+  mu?: number | number[]
+  gamma?: number | number[]
+  sign?: number
+  beta1?: number
+  beta2?: number
+  gamma1?: number
+  eps?: number
+  kappa?: number
+  L?: number
+  adamLayers?: number[]
+}
+
+/** Momentum state of one forward pass up the depth: [T, H] per state tensor. lib/ guards its order of use. */
+export class MomentumState {
+  constructor(spec: NativeMomentumSpec, tokens: number, hidden: number)
+  /** Back to layer 0; the memory is not cleared, the first layer never reads it. */
+  reset(): void
+  /** MoE layers applied since reset(). */
+  readonly depth: number
+  readonly bytes: number
+  /** Copy of a state tensor [T, H]: 'm' | 'm_im' | 'p' | 'v'; zeros before the first layer. */
+  read(name: string): Float32Array
+  dispose(): void
+}
+
+export interface MoeForwardOptions {
+  state?: MomentumState
+  /** residual stream x [T, H] f32; absent with `state` means hidden itself */
+  residual?: Float32Array
+  /** given assignments; ids in [-1, E) are checked natively */
+  routing?: { ids: Int32Array; weights: Float32Array; slots: number }
+  cancel?: CancelToken
+}
+
+export class MoeLayer {
+  /** Packs the weights on the pool. */
+  static create(desc: NativeMoe, precision: PrecisionName, cancel?: CancelToken): Promise<MoeLayer>
+  readonly hidden: number
+  readonly expertCount: number
+  readonly slots: number
+  readonly bytes: number
+  /** hidden is copied before the call returns; out is written by the addon and must not be reachable by the user until settled. */
+  forward(hidden: Float32Array | Uint16Array, dtype: FloatDtypeName, tokens: number, out: Float32Array | Uint16Array, options?: MoeForwardOptions): Promise<void>
+  forwardSync(hidden: Float32Array | Uint16Array, dtype: FloatDtypeName, tokens: number, out: Float32Array | Uint16Array, options?: MoeForwardOptions): void
+  /** Assignments per expert since creation or resetStats(). */
+  counts(): Float64Array
+  resetStats(): void
+  dispose(): void
+}
+
+export interface NativeNorm { kind: 'rms' | 'layer'; eps: number; weight: TensorSource; bias?: TensorSource }
+
+export interface NativeAttention {
+  heads: number
+  kvHeads: number
+  headDim: number
+  qkNorm: 'none' | 'per_head' | 'full'
+  qkNormEps: number
+  scale: number
+  clipQkv?: number
+  window?: number
+  invFreq: Float32Array
+  ropeScale?: number
+  q: TensorSource
+  k: TensorSource
+  v: TensorSource
+  o: TensorSource
+  qBias?: TensorSource
+  kBias?: TensorSource
+  vBias?: TensorSource
+  oBias?: TensorSource
+  qNorm?: TensorSource
+  kNorm?: TensorSource
+}
+
+export interface NativeDecoderLayer {
+  attentionNorm: NativeNorm
+  ffnNorm: NativeNorm
+  attention: NativeAttention
+  moe?: NativeMoe
+  dense?: NativeExpert & { activation: ActivationName }
+}
+
+export interface NativeDecoderHead {
+  vocab: number
+  hidden: number
+  embedding: TensorSource // [V, H]
+  output?: TensorSource // [V, H]; absent = tied
+  finalNorm: NativeNorm
+  momentum?: NativeMomentumSpec
+}
+
+export interface SamplingOptions {
+  temperature: number // 0 = greedy
+  topP: number // (0, 1]
+  topK: number // 0 = all
+  seed: number // 32-bit; the draw depends on (seed, position) only
+}
+
+export interface NativeLayerTrace {
+  layer: number
+  slots: number
+  experts: number
+  input: Float32Array
+  residualIn: Float32Array
+  routerLogits: Float32Array
+  ids: Int32Array
+  weights: Float32Array
+  count: Int32Array
+  output: Float32Array
+  residualOut: Float32Array
+  momentumOut?: Float32Array
+}
+
+export class KvCache {
+  constructor(decoder: Decoder, capacity: number)
+  readonly length: number
+  readonly capacity: number
+  readonly bytes: number
+  truncate(length: number): void
+  dispose(): void
+}
+
+export class Decoder {
+  /** Packs embedding, output and final norm. Layers follow one by one, so that progress and abort are possible. */
+  static create(head: NativeDecoderHead, precision: PrecisionName, cancel?: CancelToken): Promise<Decoder>
+  addLayer(layer: NativeDecoderLayer, cancel?: CancelToken): Promise<void>
+  /** Checks the whole; forward() refuses before. */
+  finish(): void
+  readonly bytes: number
+  /** Logits [T, V] ('all') or [1, V] ('last'). Without a cache a temporary one is used. */
+  forward(ids: Int32Array, cache: KvCache | undefined, logits: 'all' | 'last', cancel?: CancelToken): Promise<Float32Array>
+  /** Appends ids and returns the next token sampled from the last logits. */
+  step(ids: Int32Array, cache: KvCache, sampling: SamplingOptions, cancel?: CancelToken): Promise<number>
+  /** nll[t] = -log p(targets[t] | ids[0..t]) from a fresh context. */
+  nll(ids: Int32Array, targets: Int32Array, cancel?: CancelToken): Promise<Float64Array>
+  trace(ids: Int32Array, cancel?: CancelToken): Promise<{ logits: Float32Array; layers: NativeLayerTrace[] }>
+  /** Assignments per expert: one Float64Array per MoE layer. */
+  counts(): Float64Array[]
+  resetStats(): void
+  dispose(): void
+}
+
+/** Element conversions for tensors. */
+export function toF32(data: Uint16Array, dtype: 'f16' | 'bf16'): Float32Array
+export function fromF32(data: Float32Array, dtype: 'f16' | 'bf16'): Uint16Array
+
+/** Measured ceilings of this machine, on the pool: GB/s and GFLOP/s with `threads` threads. */
+export interface Ceilings { threads: number; dramReadGBs: number; l3ReadGBs: number; fmaGflops: number; bf16Gflops: number }
+export function measureCeilings(threads: number, cancel?: CancelToken): Promise<Ceilings>
+
+export interface RuntimeInfo {
+  isa: string // active table
+  usableIsas: string[]
+  threads: number
+  maxThreads: number
+  build: { compiler: string; type: string; napi: number }
+  /** bytes of pooled workspaces and number of queued or running calls */
+  workspaceBytes: number
+  pendingCalls: number
+}
+export function runtimeInfo(): RuntimeInfo
+/** Threads used from the next call on, 1..maxThreads. */
+export function setThreads(threads: number): void
+/** Forces an instruction set (tests and benches). Errors: ISA_UNAVAILABLE. */
+export function setIsa(isa: string): void
+/** The codes of native/core/error_codes.def in order. */
+export const errorCodes: string[]

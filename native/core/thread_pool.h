@@ -1,0 +1,48 @@
+// The project's own threads. libuv's four are never used: they are shared with fs, dns and crypto.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+namespace smoe {
+
+class ThreadPool {
+ public:
+  using Task = void (*)(void* context, int64_t index, int worker);
+
+  // `threads` counts the calling thread, so a pool of 1 starts none. Workers start on first use.
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  // Threads a parallel_for may use, the caller included. Worker numbers lie in [0, size()).
+  int size() const;
+  // Lowers or raises how many threads take part from the next call on (at most max_size()).
+  void set_limit(int threads);
+  int max_size() const;
+
+  // Calls task(context, i, worker) once for each i in [0, count) and returns when all are done. The
+  // caller takes part. Which thread gets which index is not fixed, so results must not depend on it.
+  // Safe from several threads at once and from inside a task: whoever finds the workers busy runs its
+  // own indices alone.
+  void run(int64_t count, Task task, void* context);
+
+  template <class F>
+  void parallel_for(int64_t count, F&& body) {
+    run(
+        count, [](void* context, int64_t index, int worker) { (*static_cast<F*>(context))(index, worker); },
+        &body);
+  }
+
+  // The process-wide pool: SMOE_THREADS, else the cores this process may use. Leaked on purpose: no
+  // join at exit.
+  static ThreadPool& process();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace smoe

@@ -1,0 +1,96 @@
+// The transformer around the MoE layers: embedding, attention with a KV cache, dense layers, final norm, logits.
+// It exists so that a real checkpoint can be run and measured; it stays smaller than the MoE part.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "core/cancel.h"
+#include "core/workspace.h"
+#include "decoder/kv_cache.h"
+#include "layer/moe_layer.h"
+#include "layer/momentum.h"
+
+namespace smoe {
+
+enum class NormKind : int { Rms = 0, Layer = 1 };
+
+struct NormWeights {
+  NormKind kind = NormKind::Rms;
+  float eps = 1e-6f;
+  std::vector<float> weight, bias;  // [H]; bias may be empty
+};
+
+enum class QkNorm : int { None = 0, PerHead = 1, Full = 2 };  // Full: over all heads' elements of a token together (OLMoE)
+
+struct AttentionConfig {
+  int heads = 0, kv_heads = 0, head_dim = 0;
+  QkNorm qk_norm = QkNorm::None;
+  float qk_norm_eps = 1e-6f;
+  float scale = 0;          // score factor, usually head_dim^-0.5
+  float clip_qkv = 0;       // clamp q, k, v to +-clip; 0 = off
+  int64_t window = 0;       // sliding window in tokens; 0 = all
+  std::vector<float> inv_freq;  // [rotary_dim / 2], scaling already applied
+  float rope_scale = 1;         // factor on cos and sin (YaRN's attention factor)
+};
+
+struct AttentionWeights {
+  PackedMatrix q, k, v, o;
+  std::vector<float> q_bias, k_bias, v_bias, o_bias;  // or empty
+  std::vector<float> q_norm, k_norm;                  // [head_dim] or [heads*head_dim]; or empty
+};
+
+struct DecoderLayer {
+  NormWeights attention_norm, ffn_norm;
+  AttentionConfig attention;
+  AttentionWeights attention_weights;
+  std::unique_ptr<MoeLayer> moe;                // a MoE layer, or
+  std::unique_ptr<ExpertWeights> dense;         // a dense feed-forward
+  Activation dense_activation = Activation::Silu;
+  bool dense_glu = true;
+};
+
+// What a trace of one MoE layer holds; all f32 unless said. Sized by the decoder.
+struct LayerTrace {
+  int layer = 0;                                // index over all layers
+  int slots = 0, experts = 0;
+  std::vector<float> input;                     // [T, H] normed MoE input (after look-ahead)
+  std::vector<float> residual_in;               // [T, H]
+  std::vector<float> router_logits;             // [T, E]
+  std::vector<int32_t> ids, count;              // [T, K], [T]
+  std::vector<float> weights;                   // [T, K]
+  std::vector<float> output;                    // [T, H] before the residual
+  std::vector<float> residual_out;              // [T, H]
+  std::vector<float> momentum_out;              // [T, H] or empty
+};
+
+class Decoder {
+ public:
+  int64_t vocab = 0, hidden = 0;
+  Precision precision = Precision::Fast;
+  PackedMatrix embedding;       // [V, H]
+  PackedMatrix output;          // [V, H]; empty = tied to the embedding
+  NormWeights final_norm;
+  MomentumSpec momentum;
+  std::vector<DecoderLayer> layers;
+
+  Status validate() const;
+  size_t bytes() const;
+
+  struct Forward {
+    const int32_t* ids = nullptr;
+    int64_t tokens = 0;
+    KvCache* cache = nullptr;          // appended to; on failure left as it was
+    bool all_logits = false;           // logits of every token, else of the last one
+    float* logits = nullptr;           // [T or 1, V] or null
+    double* nll = nullptr;             // [T - 1 + (first_target given)] see below, or null
+    const int32_t* targets = nullptr;  // with nll: nll[t] = -log softmax(logits_t)[targets[t]], T values
+    std::vector<LayerTrace>* trace = nullptr;
+    uint64_t* expert_counts = nullptr; // [MoE layers, max experts] row-major, added to; or null
+    const CancelFlag* cancel = nullptr;
+  };
+  // Token ids are checked; a failed or cancelled call leaves the cache at its former length.
+  Status forward(const Forward& args, const KernelTable& kernels, ThreadPool& pool, Workspace& workspace) const;
+};
+
+}  // namespace smoe

@@ -1,0 +1,58 @@
+// A weight matrix as the kernels read it.
+//
+// Layout "P16": tiles of 16 consecutive output rows, tiles ordered along N (rows). A tile is a sequence of
+// 64-byte chunks ordered along K (columns). In the 16-bit form a chunk holds k = 2c, 2c+1 of the 16 rows, lane r =
+// (W[r][2c], W[r][2c+1]), which is the operand shape of vdpbf16ps; in the f32 form a chunk is one k of the
+// 16 rows. GEMV broadcasts an activation per chunk without any horizontal sum, and GEMM uses the same
+// chunk for many rows, so both add up in the same order: that is what makes a token's bits independent of its batch.
+// Rows are padded to 16 and columns to the chunk with zeros.
+#pragma once
+
+#include <cstdint>
+
+#include "core/buffer.h"
+#include "core/dtype.h"
+
+namespace smoe {
+
+enum class WeightFormat : int { F32 = 0, BF16 = 1 };
+const char* weight_format_name(WeightFormat format);
+
+constexpr int kTileRows = 16;
+
+struct PackedMatrix {
+  WeightFormat format = WeightFormat::F32;
+  int64_t rows = 0;    // N, output features
+  int64_t cols = 0;    // K, input features
+  Buffer storage;
+
+  int64_t tiles() const { return (rows + kTileRows - 1) / kTileRows; }
+  // Columns that one 64-byte chunk covers, and the number of chunks in a tile.
+  int64_t chunk_cols() const { return format == WeightFormat::BF16 ? 2 : 1; }
+  int64_t chunks() const { return (cols + chunk_cols() - 1) / chunk_cols(); }
+  size_t tile_bytes() const { return static_cast<size_t>(chunks()) * 64; }
+  const unsigned char* tile(int64_t index) const { return storage.as<unsigned char>() + index * tile_bytes(); }
+  size_t bytes() const { return storage.bytes(); }
+  bool empty() const { return rows == 0; }
+};
+
+// A row-major [rows, cols] matrix in caller memory (a mapped file or a JS buffer).
+struct MatrixSource {
+  const void* data = nullptr;  // need not be aligned
+  Dtype dtype = Dtype::F32;    // F32, F16 or BF16
+  int64_t rows = 0, cols = 0;
+};
+
+// The format a stored dtype is kept in: BF16 stays BF16; F16 and F32 become F32 (an f16 value is not
+// exact in bf16).
+WeightFormat natural_format(Dtype dtype);
+
+// Allocates `out` and packs `source` into it. F32 source to BF16 format rounds to nearest even.
+Status pack(const MatrixSource& source, WeightFormat format, PackedMatrix* out);
+// Packs tiles [first, last) only, for callers that allocate once (allocate_packed) and pack in parallel.
+Status allocate_packed(int64_t rows, int64_t cols, WeightFormat format, PackedMatrix* out);
+void pack_tiles(const MatrixSource& source, PackedMatrix* out, int64_t first_tile, int64_t last_tile);
+// One logical row back as f32 [cols]; for embeddings, tests and inspection.
+void unpack_row(const PackedMatrix& matrix, int64_t row, float* out);
+
+}  // namespace smoe

@@ -1,0 +1,87 @@
+// 16 f32 lanes in one zmm. The vector interface that all kernel bodies (*-inl.h) are written against; the
+// other two headers give the same functions. Everything lives in an anonymous namespace: an inline function with external linkage
+// compiled with AVX flags could be the copy the linker keeps for baseline code.
+#pragma once
+
+#include <immintrin.h>
+#include <stdint.h>
+
+namespace {
+
+struct V {
+  __m512 r;
+};
+struct VI {
+  __m512i r;
+};
+
+inline V v_zero() { return {_mm512_setzero_ps()}; }
+inline V v_set(float x) { return {_mm512_set1_ps(x)}; }
+inline V v_load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void v_store(float* p, V a) { _mm512_storeu_ps(p, a.r); }
+inline __mmask16 v_mask(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
+// First n lanes (0..16); the others read as zero and are not touched in memory.
+inline V v_load_n(const float* p, int n) { return {_mm512_maskz_loadu_ps(v_mask(n), p)}; }
+inline void v_store_n(float* p, V a, int n) { _mm512_mask_storeu_ps(p, v_mask(n), a.r); }
+
+inline V v_add(V a, V b) { return {_mm512_add_ps(a.r, b.r)}; }
+inline V v_sub(V a, V b) { return {_mm512_sub_ps(a.r, b.r)}; }
+inline V v_mul(V a, V b) { return {_mm512_mul_ps(a.r, b.r)}; }
+inline V v_div(V a, V b) { return {_mm512_div_ps(a.r, b.r)}; }
+inline V v_max(V a, V b) { return {_mm512_max_ps(a.r, b.r)}; }
+inline V v_min(V a, V b) { return {_mm512_min_ps(a.r, b.r)}; }
+inline V v_sqrt(V a) { return {_mm512_sqrt_ps(a.r)}; }
+// a*b + c
+inline V v_fma(V a, V b, V c) { return {_mm512_fmadd_ps(a.r, b.r, c.r)}; }
+
+// 16 bf16 values -> f32.
+inline V v_load_bf16(const uint16_t* p) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(
+      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16))};
+}
+// f32 -> bf16 bits in the low half of each lane; nearest even, NaN kept quiet.
+inline VI v_bf16_bits(V a) {
+  const __m512i bits = _mm512_castps_si512(a.r);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded =
+      _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+  const __mmask16 nan = _mm512_cmp_ps_mask(a.r, a.r, _CMP_UNORD_Q);
+  return {_mm512_mask_or_epi32(rounded, nan, _mm512_srli_epi32(bits, 16), _mm512_set1_epi32(0x40))};
+}
+inline void v_store_bf16(uint16_t* p, V a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(v_bf16_bits(a).r));
+}
+// Rounded to bf16, kept as f32.
+inline V v_round_bf16(V a) { return {_mm512_castsi512_ps(_mm512_slli_epi32(v_bf16_bits(a).r, 16))}; }
+
+// A chunk of 16 pairs of bf16 (64 bytes): even (low half) and odd (high half) elements as f32.
+struct VPair {
+  V even, odd;
+};
+inline VPair v_load_pairs(const void* p) {
+  const __m512i bits = _mm512_loadu_si512(p);
+  return {{_mm512_castsi512_ps(_mm512_slli_epi32(bits, 16))},
+          {_mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))}};
+}
+
+// 2^n for integral n in [-126, 127] held as float, exact.
+inline V v_exp2_int(V n) {
+  return {_mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.r), _mm512_set1_epi32(127)), 23))};
+}
+inline V v_round(V a) { return {_mm512_roundscale_ps(a.r, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+// a < b ? x : y per lane (false for NaN).
+inline V v_select_lt(V a, V b, V x, V y) {
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.r, b.r, _CMP_LT_OQ), y.r, x.r)};
+}
+
+// Fixed tree over lanes (8, 4, 2, 1 apart): the same bits on every call.
+inline float v_sum(V a) {
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(a.r), _mm512_extractf32x8_ps(a.r, 1));
+  __m128 quarter = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  quarter = _mm_add_ps(quarter, _mm_movehl_ps(quarter, quarter));
+  return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_shuffle_ps(quarter, quarter, 1)));
+}
+inline float v_max_lane(V a) { return _mm512_reduce_max_ps(a.r); }
+
+}  // namespace

@@ -1,0 +1,105 @@
+// 16 f32 lanes as plain arrays that the compiler vectorises for its baseline. See vec_avx512.h.
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+namespace {
+
+struct V {
+  float l[16];
+};
+struct VI {
+  uint32_t l[16];
+};
+
+#define SMOE_LANES(expression)                   \
+  V out;                                         \
+  for (int i = 0; i < 16; ++i) out.l[i] = (expression); \
+  return out
+
+inline V v_set(float x) { SMOE_LANES(x); }
+inline V v_zero() { return v_set(0.0f); }
+inline V v_load(const float* p) { SMOE_LANES(p[i]); }
+inline void v_store(float* p, V a) { memcpy(p, a.l, sizeof a.l); }
+inline V v_load_n(const float* p, int n) { SMOE_LANES(i < n ? p[i] : 0.0f); }
+inline void v_store_n(float* p, V a, int n) {
+  for (int i = 0; i < n; ++i) p[i] = a.l[i];
+}
+
+inline V v_add(V a, V b) { SMOE_LANES(a.l[i] + b.l[i]); }
+inline V v_sub(V a, V b) { SMOE_LANES(a.l[i] - b.l[i]); }
+inline V v_mul(V a, V b) { SMOE_LANES(a.l[i] * b.l[i]); }
+inline V v_div(V a, V b) { SMOE_LANES(a.l[i] / b.l[i]); }
+// As the x86 instructions: the second operand when either is NaN.
+inline V v_max(V a, V b) { SMOE_LANES(a.l[i] > b.l[i] ? a.l[i] : b.l[i]); }
+inline V v_min(V a, V b) { SMOE_LANES(a.l[i] < b.l[i] ? a.l[i] : b.l[i]); }
+inline V v_sqrt(V a) { SMOE_LANES(sqrtf(a.l[i])); }
+// Two roundings: the baseline has no fused multiply-add, and a library call per lane would be absurdly slow.
+inline V v_fma(V a, V b, V c) { SMOE_LANES(a.l[i] * b.l[i] + c.l[i]); }
+
+inline float v_from_bits(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+inline uint32_t v_to_bits(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  return bits;
+}
+inline V v_load_bf16(const uint16_t* p) { SMOE_LANES(v_from_bits(static_cast<uint32_t>(p[i]) << 16)); }
+inline VI v_bf16_bits(V a) {
+  VI out;
+  for (int i = 0; i < 16; ++i) {
+    const uint32_t bits = v_to_bits(a.l[i]);
+    out.l[i] = a.l[i] != a.l[i] ? (bits >> 16) | 0x40u : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  }
+  return out;
+}
+inline void v_store_bf16(uint16_t* p, V a) {
+  const VI b = v_bf16_bits(a);
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<uint16_t>(b.l[i]);
+}
+inline V v_round_bf16(V a) {
+  const VI b = v_bf16_bits(a);
+  SMOE_LANES(v_from_bits(b.l[i] << 16));
+}
+
+struct VPair {
+  V even, odd;
+};
+inline VPair v_load_pairs(const void* p) {
+  uint32_t bits[16];
+  memcpy(bits, p, sizeof bits);
+  VPair out;
+  for (int i = 0; i < 16; ++i) {
+    out.even.l[i] = v_from_bits(bits[i] << 16);
+    out.odd.l[i] = v_from_bits(bits[i] & 0xffff0000u);
+  }
+  return out;
+}
+
+inline V v_exp2_int(V n) { SMOE_LANES(v_from_bits(static_cast<uint32_t>(static_cast<int32_t>(n.l[i]) + 127) << 23)); }
+// Adding and taking away 1.5 * 2^23 leaves the nearest integer (ties to even) for |x| < 2^22, which is all that
+// exp's argument reduction needs.
+inline V v_round(V a) { SMOE_LANES((a.l[i] + 12582912.0f) - 12582912.0f); }
+inline V v_select_lt(V a, V b, V x, V y) { SMOE_LANES(a.l[i] < b.l[i] ? x.l[i] : y.l[i]); }
+
+inline float v_sum(V a) {
+  for (int width = 8; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) a.l[i] += a.l[i + width];
+  }
+  return a.l[0];
+}
+inline float v_max_lane(V a) {
+  for (int width = 8; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) a.l[i] = a.l[i] > a.l[i + width] ? a.l[i] : a.l[i + width];
+  }
+  return a.l[0];
+}
+
+#undef SMOE_LANES
+
+}  // namespace

@@ -1,0 +1,108 @@
+// What a kernel backend on the CPU is: one filled table of function pointers. kernels/isa/<isa>.cc fills one
+// each by compiling the same bodies (*-inl.h) against its own vector type. Kernels take raw pointers and
+// plain structs, allocate nothing, print nothing, throw nothing.
+//
+// Every kernel works row by row with a fixed order of additions, so that a row's bits depend neither on the rows
+// beside it nor on the number of threads.
+#pragma once
+
+#include <cstdint>
+
+namespace smoe {
+
+enum class Activation : int { Silu = 0, GeluTanh = 1, GeluErf = 2, Relu = 3, Relu2 = 4, Identity = 5 };
+
+// The residual step after the MoE output y of one layer (specs: MomentumSMoE, arXiv 2410.14574).
+//   Update     out = y
+//   Add        out = x + y
+//   Linear     m' = a*m + b*y;  out = x + s*m'            (heavy ball, negative, robust, Nesterov)
+//   Complex    (r + i q)' = (a + i a_im)(r + i q) + b*y;  out = x + s*r'
+//   Adam       p' = beta1*p + (1-beta1)*y; v' = beta2*v + (1-beta2)*y^2; m' = a*m + b*y (kept, not applied)
+//              out = (1-kappa)*x + s*gamma1*p'/sqrt(v' + eps)
+enum class ResidualKind : int { Update = 0, Add = 1, Linear = 2, Complex = 3, Adam = 4 };
+
+struct ResidualStep {
+  ResidualKind kind = ResidualKind::Update;
+  float a = 0, a_im = 0, b = 1, s = 1;
+  float gamma1 = 1, beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f, kappa = 1;
+  bool first = true;  // the states are taken as zero and never read: stale NaN must not leak in
+};
+
+// The state rows of one token; pointers that a kind does not use are null.
+struct ResidualState {
+  float* m = nullptr;     // Linear, Adam: m;  Complex: real part
+  float* m_im = nullptr;  // Complex: imaginary part
+  float* p = nullptr;     // Adam
+  float* v = nullptr;     // Adam
+};
+
+constexpr int kOutStride = 32;  // floats per row of a tile-pair result: two tiles of 16
+
+// out[row][0..15] (and [16..31] when w1 is given) = sum over k ascending of tile rows times activation rows.
+//   w0, w1   tiles (P16, packed_matrix.h); w1 may be null
+//   x        packed activations: BF16 [chunks][m] pairs (k even in the low half), F32 [chunks*chunk_cols][m] floats
+//   m        rows, 1..max_rows of the table
+//   out      [m][kOutStride] f32
+using TileFn = void (*)(const void* w0, const void* w1, const void* x, int64_t chunks, int m, float* out);
+
+struct KernelTable {
+  const char* isa;  // "portable", "avx2", "avx512", "avx512bf16"
+  int max_rows;     // most activation rows per TileFn call
+
+  // --- experts and every other linear map. exact: f32 activations; fast: bf16 activations.
+  TileFn tile_bf16_exact;  // bf16 weights, f32 activations ([k][m] floats, k = 2*chunks)
+  TileFn tile_bf16_fast;   // bf16 weights, bf16 activations
+  TileFn tile_f32;         // f32 weights, f32 activations
+
+  // Gathers m rows of K floats (each scaled by scale[r], null = 1) into the packed form of TileFn.
+  // K odd is padded with a zero column to the chunk.
+  void (*pack_rows_f32)(const float* const* rows, const float* scale, int m, int64_t k, int64_t padded_k, float* x);
+  void (*pack_rows_bf16)(const float* const* rows, const float* scale, int m, int64_t k, int64_t padded_k, uint32_t* x);
+
+  // tile results -> activated hidden units, written in packed form at unit offset `unit` of x (for the down projection).
+  //   tile [m][kOutStride]: gate in 0..15, up in 16..31 (GLU); or units in 0..15 (plain MLP)
+  //   bias0/bias1: 16 floats each or null; count: valid units of this tile (1..16)
+  //   x_m: rows per packed tile (the stride); x_bf16: pack as bf16 pairs, else floats
+  void (*glu)(const float* tile, const float* bias_gate, const float* bias_up, Activation act, int m, int count,
+              int64_t unit, void* x, bool x_bf16);
+  void (*mlp)(const float* tile, const float* bias, Activation act, int m, int count, int64_t unit, void* x, bool x_bf16);
+
+  // --- combine + residual in one pass over memory, one token.
+  //   y = sum over slots in slot order of weight[j]*rows[j][.]  (rows[j] null: skipped), + shared_scale*shared (null: none)
+  //   then `step`. update_out (nullable) also receives y (for traces). out may alias residual.
+  void (*combine)(const float* const* rows, const float* weight, int slots, const float* shared, float shared_scale,
+                  const float* residual, const ResidualStep* step, const ResidualState* state, int64_t h, float* out,
+                  float* update_out);
+  // u += c*m, the look-ahead of robust and Nesterov momentum.
+  void (*axpy)(float c, const float* m, int64_t h, float* u);
+
+  // --- norms, one row. out may alias x. weight/bias null = 1/0.
+  void (*rms_norm)(const float* x, const float* weight, float eps, int64_t h, float* out);
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int64_t h, float* out);
+  void (*add)(const float* x, const float* y, int64_t h, float* out);  // out = x + y
+  // Rotates the first rotary_dim elements of a head in place, half-split (Hugging Face) pairing (i, i + rotary_dim/2).
+  void (*rotate)(float* head, const float* cos, const float* sin, int64_t rotary_dim);  // cos, sin [rotary_dim/2]
+  void (*round_bf16)(float* x, int64_t n);  // rounds in place to bf16 values
+
+  // --- attention, one (token, head). K cache in 16-key panels [ceil(n/16)][head_dim][16], V cache [n][head_dim].
+  // f32 caches in exact, bf16 caches in fast. scores: scratch of ceil(n/16)*16 floats. Keys [begin, end) take part.
+  void (*attend_f32)(const float* q, const float* k_panels, const float* v, int64_t begin, int64_t end, int64_t head_dim,
+                     float scale, float* scores, float* out);
+  void (*attend_bf16)(const float* q, const uint16_t* k_panels, const uint16_t* v, int64_t begin, int64_t end,
+                      int64_t head_dim, float scale, float* scores, float* out);
+
+  // --- routing and output rows
+  void (*softmax)(const float* x, int64_t n, float* out);  // out may alias x; max-subtracted
+  void (*sigmoid)(const float* x, int64_t n, float* out);
+  // log(sum(exp(x))), accumulated in double.
+  double (*log_sum_exp)(const float* x, int64_t n);
+};
+
+// Tables by name; null when this build or this CPU lacks the instruction set.
+const KernelTable* find_kernels(const char* isa);
+// The best table, or the one SMOE_ISA names. Null when SMOE_ISA names one that is unknown or not usable here.
+const KernelTable* kernels();
+// Names of the tables usable on this machine, best last, count written to *count.
+const char* const* usable_isas(int* count);
+
+}  // namespace smoe
