@@ -18,14 +18,14 @@ int parse_thread_count(const char* text) {
   if (text == nullptr || *text < '0' || *text > '9') return 0;
   char* end = nullptr;
   const long value = std::strtol(text, &end, 10);
-  return *end == '\0' && value >= 1 && value <= kMaxThreads ? static_cast<int>(value) : 0;
+  return *end == '\0' && value >= 1 && value <= kMaxPoolThreads ? static_cast<int>(value) : 0;
 }
 
 int parse_cpu_max(const char* line) {
   long long quota = 0, period = 0;
   if (std::sscanf(line, "%lld %lld", &quota, &period) != 2 || quota <= 0 || period <= 0) return 0;
   const long long cores = quota / period + (quota % period != 0);
-  return static_cast<int>(std::min<long long>(cores, kMaxThreads));
+  return static_cast<int>(std::min<long long>(cores, kMaxPoolThreads));
 }
 
 namespace {
@@ -69,7 +69,7 @@ int usable_threads() {
   if (cores <= 0) cores = static_cast<int>(std::thread::hardware_concurrency());
   const int quota = quota_cores();
   if (quota > 0) cores = std::min(cores, quota);
-  return std::clamp(cores, 1, kMaxThreads);
+  return std::clamp(cores, 1, kMaxPoolThreads);
 }
 
 }  // namespace smoe

@@ -49,7 +49,7 @@ constexpr uint64_t kGeneration = uint64_t{1} << 32;
 }  // namespace
 
 struct ThreadPool::Impl {
-  explicit Impl(int threads) : max_threads(std::clamp(threads, 1, kMaxThreads)), limit(max_threads) {}
+  explicit Impl(int threads) : max_threads(std::clamp(threads, 1, kMaxPoolThreads)), limit(max_threads) {}
 
   const int max_threads;
   std::atomic<int> limit;

@@ -7,6 +7,9 @@
 
 namespace smoe {
 
+// Upper bound of any pool's size; sizes per-worker scratch.
+constexpr int kMaxPoolThreads = 256;
+
 class ThreadPool {
  public:
   using Task = void (*)(void* context, int64_t index, int worker);
@@ -32,8 +35,10 @@ class ThreadPool {
   void run(int64_t count, Task task, void* context);
 
   template <class F>
-  void parallel_for(int64_t count, F&& body) {
-    run(count, [](void* context, int64_t index, int worker) { (*static_cast<F*>(context))(index, worker); }, &body);
+  void parallel_for(int64_t count, const F& body) {
+    run(
+        count, [](void* context, int64_t index, int worker) { (*static_cast<const F*>(context))(index, worker); },
+        const_cast<F*>(&body));
   }
 
   // The process-wide pool: SMOE_THREADS, else the cores this process may use. Leaked on purpose: no
