@@ -3,6 +3,8 @@
 namespace smoe {
 namespace {
 
+// A group with one expert left of two and more comes after those with two, but can be kept: the missing second counts as
+// the lowest key.
 float group_score(const float* key, int64_t size, GroupReduce reduce) {
   float best = -INFINITY, second = -INFINITY;
   for (int64_t e = 0; e < size; ++e) {
@@ -13,7 +15,8 @@ float group_score(const float* key, int64_t size, GroupReduce reduce) {
       second = key[e];
     }
   }
-  return reduce == GroupReduce::Max ? best : best + second;
+  if (reduce == GroupReduce::Max || !(best > -INFINITY)) return best;
+  return best + (second > -INFINITY ? second : -FLT_MAX);
 }
 
 // The position of the best value after (last_value, last) in the total order, -1 when none is above -inf. Walking the
