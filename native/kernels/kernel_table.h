@@ -25,15 +25,18 @@ struct ResidualStep {
   ResidualKind kind = ResidualKind::Update;
   float a = 0, a_im = 0, b = 1, s = 1;
   float gamma1 = 1, beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f, kappa = 1;
-  bool first = true;  // the states are taken as zero and never read: stale NaN must not leak in
+  // 1-beta1 and 1-beta2, rounded once: 1 - 0.999f is off by 1.3e-5 relative, which would show in p'/sqrt(v').
+  float rest1 = 0.1f, rest2 = 0.001f;
+  bool first = true;       // m and m_im are taken as zero and never read: stale NaN must not leak in
+  bool first_adam = true;  // the same for p and v, which start at the first Adam layer
 };
 
 // The state rows of one token; pointers that a kind does not use are null.
 struct ResidualState {
   float* m = nullptr;     // Linear, Adam: m;  Complex: real part
   float* m_im = nullptr;  // Complex: imaginary part
-  float* p = nullptr;     // Adam
-  float* v = nullptr;     // Adam
+  float* p = nullptr;     // Adam; null with first_adam: not kept
+  float* v = nullptr;     // Adam; as p
 };
 
 constexpr int kOutStride = 32;  // floats per row of a tile-pair result: two tiles of 16
