@@ -12,27 +12,10 @@
 #include "kernels/experts/activation-inl.h"
 #include "kernels/isa/probe-inl.h"
 
-#if __has_include("kernels/norm/norm-inl.h")
 #include "kernels/norm/norm-inl.h"
 #include "kernels/attention/attention-inl.h"
 #include "kernels/combine/combine-inl.h"
 #include "kernels/route/score-inl.h"
-#else
-namespace {
-constexpr decltype(smoe::KernelTable::combine) k_combine = nullptr;
-constexpr decltype(smoe::KernelTable::axpy) k_axpy = nullptr;
-constexpr decltype(smoe::KernelTable::rms_norm) k_rms_norm = nullptr;
-constexpr decltype(smoe::KernelTable::layer_norm) k_layer_norm = nullptr;
-constexpr decltype(smoe::KernelTable::add) k_add = nullptr;
-constexpr decltype(smoe::KernelTable::rotate) k_rotate = nullptr;
-constexpr decltype(smoe::KernelTable::round_bf16) k_round_bf16 = nullptr;
-constexpr decltype(smoe::KernelTable::attend_f32) k_attend_f32 = nullptr;
-constexpr decltype(smoe::KernelTable::attend_bf16) k_attend_bf16 = nullptr;
-constexpr decltype(smoe::KernelTable::softmax) k_softmax = nullptr;
-constexpr decltype(smoe::KernelTable::sigmoid) k_sigmoid = nullptr;
-constexpr decltype(smoe::KernelTable::log_sum_exp) k_log_sum_exp = nullptr;
-}  // namespace
-#endif
 
 namespace smoe {
 
