@@ -208,10 +208,7 @@ Thread* Engine::pick_ready() {
   if (ready_warps_ == 0) return nullptr;
   int warp = cursor_warp_;
   uint32_t lanes = warps_[static_cast<size_t>(warp)].ready;
-  if (lazy()) {
-    lanes &= static_cast<uint32_t>(~((uint64_t{2} << cursor_lane_) - 1));  // after the cursor
-    if (cursor_lane_ < 0) lanes = warps_[static_cast<size_t>(warp)].ready;
-  }
+  if (lazy()) lanes &= static_cast<uint32_t>(~((uint64_t{1} << (cursor_lane_ + 1)) - 1));  // after the cursor
   if (lanes == 0) {
     if (lazy()) {
       const uint32_t later = ready_warps_ & static_cast<uint32_t>(~((uint64_t{2} << warp) - 1));

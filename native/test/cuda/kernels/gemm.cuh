@@ -52,8 +52,8 @@ gemm(GemmArgs args) {
     for (int k = 0; k < kGemmK; k += 16) {
       uint32_t a[4];
       // Matrices: rows 0-7 and 8-15 at k, then both at k + 8, which is the order of a0..a3.
-      ldmatrix_x4(a, stage + (warp() * 16 + lane() % 16) * kGemmPitch + k +
-                         lane() / 16 * 8);  // fault: MissingWait MissingBarrier
+      const bf16* const row = stage + (warp() * 16 + lane() % 16) * kGemmPitch;
+      ldmatrix_x4(a, row + k + lane() / 16 * 8);  // fault: MissingWait MissingBarrier
       for (int tile = 0; tile < kGemmN / 8; ++tile) {
         uint32_t b[2];
         ldmatrix_x2(b, stage + (kGemmM + tile * 8 + lane() % 8) * kGemmPitch + k + lane() / 8 % 2 * 8);

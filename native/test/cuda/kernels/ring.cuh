@@ -43,8 +43,8 @@ ring_sum(RingArgs args) {
       const uint32_t bytes = kRingFloats * 4;
       mbar_arrive_expect(full + s, bug == Bug::WrongBytes && piece == 2 ? bytes + 16 : bytes);
       const float* const from = args.in + off(off(bid(), args.pieces) + piece, kRingFloats);
-      bulk_g2s(stages + s * kRingFloats, from, bytes,
-               full + s);  // fault: MissingProxyFence MissingReuseBarrier MissingWait
+      float* const to = stages + s * kRingFloats;
+      bulk_g2s(to, from, bytes, full + s);  // fault: MissingProxyFence MissingReuseBarrier MissingWait
     }
     return;
   }
