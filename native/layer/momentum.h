@@ -15,7 +15,7 @@ struct MomentumSpec {
   MomentumType type = MomentumType::None;
   double mu = 0.7, gamma = 1, sign = -1;
   double beta1 = 0.9, beta2 = 0.999, gamma1 = 1, eps = 1e-8, kappa = 1, L = 1;  // 0.7 and 0.1 for Complex
-  std::vector<double> mu_layers, gamma_layers;  // per MoE layer, or empty; layers past the end take the scalar
+  std::vector<double> mu_layers, gamma_layers;  // per MoE layer (code form), or empty: the scalar for all
   std::vector<int> adam_layers = {0};
 };
 
@@ -24,8 +24,8 @@ struct MomentumSpec {
 MomentumSpec default_spec(MomentumType type);
 
 // Refuses what diverges or divides by zero. Negative mu is a method of the family; |mu| >= 1 is refused, because the
-// state then grows without bound over depth.
-Status validate(const MomentumSpec& spec);
+// state then grows without bound over depth. With moe_layers given, per-layer arrays must have that length.
+Status validate(const MomentumSpec& spec, int moe_layers = -1);
 
 // Constants of the Robust Momentum Method (specs/momentum.md 3.5); gamma > 1.
 struct RobustConstants {
