@@ -15,6 +15,8 @@ class Workspace {
   Status reserve(size_t bytes);
   // Forgets what was handed out.
   void reset() { used_ = 0; }
+  // Gives back everything taken since used() was `mark`: stages that follow each other share memory.
+  void rewind(size_t mark) { used_ = mark; }
 
   // 64-byte aligned, undefined contents. The caller has reserved enough: see bytes_for().
   template <class T>
