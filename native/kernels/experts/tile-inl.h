@@ -19,7 +19,7 @@ namespace {
 #else
 #define SMOE_INLINE inline
 #define SMOE_UNROLL
-#define SMOE_FORGET(pointer)
+#define SMOE_FORGET(pointer) (void)0
 #endif
 
 // What one chunk adds to T tiles x M rows, for each pair of weight and activation types.
@@ -45,14 +45,15 @@ SMOE_INLINE V half_of(VPair pair) {
   return Odd ? pair.odd : pair.even;
 }
 
-template <bool Odd, int M, int T, class Rows>
+// Again: this chunk's other half was read just before.
+template <bool Odd, bool Again, int M, int T, class Rows>
 SMOE_INLINE void add_half(V (&acc)[T][M], const unsigned char* const (&w)[T], Rows x_of) {
   V a[T];
   SMOE_UNROLL
   for (int t = 0; t < T; ++t) {
-    const unsigned char* again = w[t];
-    SMOE_FORGET(again);
-    a[t] = half_of<Odd>(v_load_pairs(again));
+    const unsigned char* p = w[t];
+    if constexpr (Again) SMOE_FORGET(p);
+    a[t] = half_of<Odd>(v_load_pairs(p));
   }
   SMOE_UNROLL
   for (int r = 0; r < M; ++r) {
@@ -67,8 +68,8 @@ struct StepBf16Exact {
   static constexpr int kWords = 2;
   template <int M, int T>
   static SMOE_INLINE void add(V (&acc)[T][M], const unsigned char* const (&w)[T], const X* x) {
-    add_half<false, M, T>(acc, w, [x](int r) { return v_set(x[r]); });
-    add_half<true, M, T>(acc, w, [x](int r) { return v_set(x[M + r]); });
+    add_half<false, false, M, T>(acc, w, [x](int r) { return v_set(x[r]); });
+    add_half<true, true, M, T>(acc, w, [x](int r) { return v_set(x[M + r]); });
   }
 };
 
@@ -92,8 +93,8 @@ struct StepBf16Fast {
     // a product of two bf16 values is exact in f32, it does not matter whether v_fma fuses.
     const X* again = x;
     SMOE_FORGET(again);
-    add_half<true, M, T>(acc, w, [x](int r) { return v_set_pair(x[r]).odd; });
-    add_half<false, M, T>(acc, w, [again](int r) { return v_set_pair(again[r]).even; });
+    add_half<true, false, M, T>(acc, w, [x](int r) { return v_set_pair(x[r]).odd; });
+    add_half<false, true, M, T>(acc, w, [again](int r) { return v_set_pair(again[r]).even; });
 #endif
   }
 };
