@@ -58,7 +58,10 @@ export function typeError(name: string, expected: string, value: unknown): Coded
 
 /** `RangeError`, code ERR_SMOE_INVALID_ARGUMENT: "NAME must be EXPECTED, got VALUE". */
 export function rangeError(name: string, expected: string, value: unknown): CodedError {
-  return coded(new RangeError(`${name} must be ${expected}, got ${describe(value)}`), 'ERR_SMOE_INVALID_ARGUMENT')
+  return coded(
+    new RangeError(`${name} must be ${expected}, got ${describe(value)}`),
+    'ERR_SMOE_INVALID_ARGUMENT',
+  )
 }
 
 /** A value as a message shows it: short, one line, never its whole contents. */

@@ -3,12 +3,18 @@ import { rangeError, typeError } from './errors'
 /** A plain options object; undefined counts as empty. */
 export function checkOptions<T extends object>(name: string, value: T | undefined): Partial<T> {
   if (value === undefined) return {}
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw typeError(name, 'an object', value)
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw typeError(name, 'an object', value)
   return value
 }
 
 /** A whole number in [min, max]. */
-export function checkInteger(name: string, value: unknown, min: number, max = Number.MAX_SAFE_INTEGER): number {
+export function checkInteger(
+  name: string,
+  value: unknown,
+  min: number,
+  max = Number.MAX_SAFE_INTEGER,
+): number {
   if (typeof value !== 'number') throw typeError(name, 'a number', value)
   if (!Number.isSafeInteger(value) || value < min || value > max) {
     const range = max === Number.MAX_SAFE_INTEGER ? `at least ${min}` : `in [${min}, ${max}]`

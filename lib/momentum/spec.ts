@@ -80,7 +80,9 @@ function perLayer(reader: SpecReader, name: string): number | number[] | undefin
   if (value === undefined) return undefined
   if (!Array.isArray(value)) return reader.number(name)
   if (value.length === 0 || !value.every((item) => typeof item === 'number' && Number.isFinite(item))) {
-    throw invalidSpec(`${reader.path}.${name} must hold one finite number per MoE layer, got ${describe(value)}`)
+    throw invalidSpec(
+      `${reader.path}.${name} must hold one finite number per MoE layer, got ${describe(value)}`,
+    )
   }
   return value as number[]
 }

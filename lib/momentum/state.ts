@@ -9,6 +9,16 @@ const depthNotTime =
   'Momentum runs up the depth of the network, not along time: one state belongs to one forward pass and visits each ' +
   'MoE layer once, from the lowest to the highest. Call state.reset() before the next pass (also before the next token).'
 
+const refusals: ReadonlySet<string> = new Set([
+  'ERR_SMOE_INVALID_ARGUMENT',
+  'ERR_SMOE_INVALID_TYPE',
+  'ERR_SMOE_INVALID_SPEC',
+  'ERR_SMOE_SHAPE_MISMATCH',
+  'ERR_SMOE_DTYPE_MISMATCH',
+  'ERR_SMOE_DETACHED_BUFFER',
+  'ERR_SMOE_DISPOSED',
+])
+
 /**
  * What MomentumSMoE carries from one MoE layer to the next within one forward pass: [T, H] per state tensor, f32.
  * It holds nothing of a sequence, so caches, forks and batches are unaffected by it.
@@ -108,8 +118,7 @@ export class MomentumState {
       this.#visited.delete(layer)
       this.#lastIndex = lastIndex
       // Refused arguments change nothing; a call that had begun may have written some rows.
-      const code = codeOf(error)
-      this.#broken = code === undefined || code === 'ERR_SMOE_CANCELLED' || code === 'ERR_SMOE_INTERNAL'
+      this.#broken = !refusals.has(codeOf(error) ?? '')
     }
   }
 

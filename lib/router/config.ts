@@ -34,9 +34,12 @@ export function planRouter(spec: RouterSpec): RouterPlan {
 /** The addon's configuration for `experts` experts; checks what depends on their number. */
 export function configFor(plan: RouterPlan, experts: number): NativeRouterConfig {
   const { affinity: _, ...rest } = plan
-  if (plan.k > experts) throw invalidSpec(`spec.select.k must be at most the ${experts} experts, got ${plan.k}`)
+  if (plan.k > experts)
+    throw invalidSpec(`spec.select.k must be at most the ${experts} experts, got ${plan.k}`)
   if (plan.modelBias !== undefined && plan.modelBias.length !== experts) {
-    throw invalidSpec(`spec.key.modelBias must have one value per expert (${experts}), got ${plan.modelBias.length}`)
+    throw invalidSpec(
+      `spec.key.modelBias must have one value per expert (${experts}), got ${plan.modelBias.length}`,
+    )
   }
   if (plan.select === 'groupTopK') checkGroups(plan, experts)
   return { experts, ...rest }
@@ -44,7 +47,8 @@ export function configFor(plan: RouterPlan, experts: number): NativeRouterConfig
 
 function checkGroups(plan: RouterPlan, experts: number): void {
   const groups = plan.groups!
-  if (experts % groups !== 0) throw invalidSpec(`spec.select.G must divide the ${experts} experts, got ${groups}`)
+  if (experts % groups !== 0)
+    throw invalidSpec(`spec.select.G must divide the ${experts} experts, got ${groups}`)
   const size = experts / groups
   if (plan.groupReduce === 'sum2' && size < 2) {
     throw invalidSpec(`spec.select.reduce 'sum2' needs groups of at least 2 experts, got ${size}`)
@@ -78,7 +82,10 @@ function readKey(value: unknown): Float32Array | undefined {
   return Float32Array.from(values as number[])
 }
 
-type SelectPlan = Pick<NativeRouterConfig, 'select' | 'k' | 'groups' | 'groupsKept' | 'groupReduce' | 'groupFill'>
+type SelectPlan = Pick<
+  NativeRouterConfig,
+  'select' | 'k' | 'groups' | 'groupsKept' | 'groupReduce' | 'groupFill'
+>
 
 function readSelect(value: unknown): SelectPlan {
   const reader = new SpecReader('spec.select', value)
@@ -101,7 +108,10 @@ function readSelect(value: unknown): SelectPlan {
   return plan
 }
 
-type WeighPlan = Pick<NativeRouterConfig, 'source' | 'post' | 'normP' | 'normEps' | 'eps' | 'scale' | 'weightOnInput'>
+type WeighPlan = Pick<
+  NativeRouterConfig,
+  'source' | 'post' | 'normP' | 'normEps' | 'eps' | 'scale' | 'weightOnInput'
+>
 
 function readWeigh(value: unknown): WeighPlan {
   const reader = new SpecReader('spec.weigh', value ?? {})
@@ -125,7 +135,8 @@ function readNorm(value: unknown): Pick<WeighPlan, 'normP' | 'normEps' | 'eps'> 
   reader.oneOf('phase', ['before', 'after'], 'before')
   const rule = reader.get('eps') ?? ['none']
   reader.finish()
-  if (!Array.isArray(rule)) throw invalidSpec(`spec.weigh.norm.eps must be [rule, value], got ${describe(rule)}`)
+  if (!Array.isArray(rule))
+    throw invalidSpec(`spec.weigh.norm.eps must be [rule, value], got ${describe(rule)}`)
   const [name, eps] = rule as unknown[]
   if (name === 'none' || name === 'zeroSafe') return { normP: p, normEps: name }
   if (name !== 'add' && name !== 'clampMin') {

@@ -82,7 +82,10 @@ export class Router {
       )
     }
     const { logits, tokens, config } = this.#checkLogits(input)
-    return toRouting(await abortable(signal, (cancel) => native().route(config, logits, tokens, cancel)), tokens)
+    return toRouting(
+      await abortable(signal, (cancel) => native().route(config, logits, tokens, cancel)),
+      tokens,
+    )
   }
 
   /** As route(), on the calling thread; for logits and few tokens. */

@@ -91,7 +91,7 @@ export class SpecReader {
     return this.#fields.get(name)
   }
 
-  oneOf<T extends string>(name: string, allowed: readonly T[], fallback?: T): T {
+  oneOf<const T extends string>(name: string, allowed: readonly T[], fallback?: T): T {
     const value = this.get(name)
     if (value === undefined && fallback !== undefined) return fallback
     if (allowed.includes(value as T)) return value as T
@@ -110,7 +110,8 @@ export class SpecReader {
 
   integer(name: string, min: number): number {
     const value = this.get(name)
-    if (typeof value === 'number' && Number.isSafeInteger(value) && value >= min && value < 2 ** 31) return value
+    if (typeof value === 'number' && Number.isSafeInteger(value) && value >= min && value < 2 ** 31)
+      return value
     throw invalidSpec(`${this.path}.${name} must be an integer of at least ${min}, got ${describe(value)}`)
   }
 

@@ -42,16 +42,25 @@ export class Tensor<D extends Dtype = Dtype> {
   static from(data: Uint8Array, shape: readonly number[], dtype?: 'u8'): Tensor<'u8'>
   static from(data: Int8Array, shape: readonly number[], dtype?: 'i8'): Tensor<'i8'>
   static from<D extends 'f16' | 'bf16'>(data: Uint16Array, shape: readonly number[], dtype: D): Tensor<D>
-  static from<D extends Dtype = 'f32'>(data: readonly number[], shape: readonly number[], dtype?: D): Tensor<D>
+  static from<D extends Dtype = 'f32'>(
+    data: readonly number[],
+    shape: readonly number[],
+    dtype?: D,
+  ): Tensor<D>
   static from(data: TensorData | readonly number[], shape: readonly number[], dtype?: Dtype): Tensor
   static from(data: TensorData | readonly number[], shape: readonly number[], dtype?: Dtype): Tensor {
     if (dtype !== undefined) checkOneOf('dtype', dtype, dtypes)
     const sizes = checkShape(shape)
-    if (Array.isArray(data)) return new Tensor(fromNumbers(data, sizes, dtype ?? 'f32'), sizes, dtype ?? 'f32')
+    if (Array.isArray(data))
+      return new Tensor(fromNumbers(data, sizes, dtype ?? 'f32'), sizes, dtype ?? 'f32')
     const kind = arrayKind(data)
     const inferred = kind === undefined ? undefined : inferredDtypes.get(kind)
     if (kind !== 'Uint16Array' && inferred === undefined) {
-      throw typeError('data', 'a Float32Array, Uint16Array, Int32Array, Uint8Array, Int8Array or number[]', data)
+      throw typeError(
+        'data',
+        'a Float32Array, Uint16Array, Int32Array, Uint8Array, Int8Array or number[]',
+        data,
+      )
     }
     const actual = dtype ?? inferred
     if (actual === undefined) throw typeError('dtype', `'f16' or 'bf16' for a Uint16Array`, dtype)
@@ -132,7 +141,10 @@ export function checkFloatTensor(name: string, value: unknown): Tensor<FloatDtyp
 /** As checkFloatTensor, with the shape it must have; -1 stands for any size. */
 export function checkShaped(name: string, value: unknown, shape: readonly number[]): Tensor<FloatDtype> {
   const tensor = checkFloatTensor(name, value)
-  if (tensor.shape.length !== shape.length || shape.some((size, i) => size !== -1 && size !== tensor.shape[i])) {
+  if (
+    tensor.shape.length !== shape.length ||
+    shape.some((size, i) => size !== -1 && size !== tensor.shape[i])
+  ) {
     const expected = shapeText(shape).replaceAll('-1', 'any')
     throw new SmoeError(
       'ERR_SMOE_SHAPE_MISMATCH',
