@@ -129,7 +129,8 @@ export class MoeModel {
           `${next.length + (plan.maxNewTokens ?? 1) - 1} positions; contextLength is ${this.contextLength}`,
       )
     }
-    const detokenizer = this.#tokenizerIfAny()
+    const tokenizer = this.#tokenizerIfAny()
+    const detokenizer = tokenizer === undefined ? undefined : new Detokenizer(tokenizer, next)
     const cache = guarded(() => new (native().KvCache)(this.#decoder, this.contextLength))
     this.#caches.add(cache)
     try {
@@ -264,9 +265,9 @@ export class MoeModel {
     return this.#tokenizer
   }
 
-  #tokenizerIfAny(): Detokenizer | undefined {
+  #tokenizerIfAny(): Tokenizer | undefined {
     try {
-      return new Detokenizer(this.#requireTokenizer())
+      return this.#requireTokenizer()
     } catch (error) {
       if ((error as SmoeError).code === 'ERR_SMOE_TOKENIZER_UNAVAILABLE') return undefined
       throw error

@@ -1,6 +1,6 @@
 import type { NativeMomentumSpec } from '../../binding'
 import { describe } from '../errors'
-import { SpecReader, invalidSpec } from '../router/spec'
+import { SpecReader, invalidSpec } from '../spec_reader'
 
 export type MomentumType = 'none' | 'heavy_ball' | 'complex' | 'robust' | 'nesterov' | 'adam'
 

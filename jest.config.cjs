@@ -1,0 +1,17 @@
+module.exports = {
+  testEnvironment: '<rootDir>/test/environment.cjs',
+  roots: ['<rootDir>/lib', '<rootDir>/test'],
+  testMatch: ['**/*.test.ts'],
+  modulePathIgnorePatterns: ['<rootDir>/build', '<rootDir>/dist'],
+  collectCoverageFrom: ['lib/**/*.ts', '!lib/**/*.d.ts'],
+  transform: {
+    '^.+\\.ts$': [
+      '@swc/jest',
+      {
+        jsc: { parser: { syntax: 'typescript' }, target: 'es2022' },
+        module: { type: 'commonjs' },
+        sourceMaps: 'inline',
+      },
+    ],
+  },
+}
