@@ -31,7 +31,8 @@ void pack_tile(const MatrixSource& source, int64_t tile, unsigned char* out) {
   for (int64_t k = 0; k < source.cols; k += kBlock) {
     const int64_t count = std::min(kBlock, source.cols - k);
     for (int64_t r = 0; r < valid_rows; ++r) {
-      load_bf16(base + static_cast<size_t>((first_row + r) * source.cols + k) * element, source.dtype, count, staged[r]);
+      load_bf16(base + static_cast<size_t>((first_row + r) * source.cols + k) * element, source.dtype, count,
+                staged[r]);
       if (count % 2 != 0) staged[r][count] = 0;  // odd only in the last block, which is then shorter than kBlock
     }
     for (int64_t c = 0; c < (count + 1) / 2; ++c, out += 64) {

@@ -62,7 +62,8 @@ struct KernelTable {
   void (*pack_rows_f32)(const float* const* rows, const float* scale, int m, int64_t k, int64_t padded_k, float* x);
   void (*pack_rows_bf16)(const float* const* rows, const float* scale, int m, int64_t k, int64_t padded_k, uint32_t* x);
 
-  // tile results -> activated hidden units, written in packed form at unit offset `unit` of x (for the down projection).
+  // tile results -> activated hidden units, written in packed form at unit offset `unit` of x (for the down
+  // projection).
   //   tile [m][kOutStride]: gate in 0..15, up in 16..31 (GLU); or units in 0..15 (plain MLP)
   //   bias: `count` floats each, or null
   //   count: columns of x to write, 1..16. A caller that pads K lets the padding columns be written here too: weight
@@ -71,11 +72,12 @@ struct KernelTable {
   //   unit: a multiple of 16; m is also the stride of x; x_bf16: pack as bf16 pairs, else floats
   void (*glu)(const float* tile, const float* bias_gate, const float* bias_up, Activation act, int m, int count,
               int64_t unit, void* x, bool x_bf16);
-  void (*mlp)(const float* tile, const float* bias, Activation act, int m, int count, int64_t unit, void* x, bool x_bf16);
+  void (*mlp)(const float* tile, const float* bias, Activation act, int m, int count, int64_t unit, void* x,
+              bool x_bf16);
 
   // --- combine + residual in one pass over memory, one token.
-  //   y = sum over slots in slot order of weight[j]*rows[j][.]  (rows[j] null: skipped), + shared_scale*shared (null: none)
-  //   then `step`. update_out (nullable) also receives y (for traces). out may alias residual.
+  //   y = sum over slots in slot order of weight[j]*rows[j][.]  (rows[j] null: skipped), + shared_scale*shared (null:
+  //   none) then `step`. update_out (nullable) also receives y (for traces). out may alias residual.
   void (*combine)(const float* const* rows, const float* weight, int slots, const float* shared, float shared_scale,
                   const float* residual, const ResidualStep* step, const ResidualState* state, int64_t h, float* out,
                   float* update_out);
@@ -92,8 +94,8 @@ struct KernelTable {
 
   // --- attention, one (token, head). K cache in 16-key panels [ceil(n/16)][head_dim][16], V cache [n][head_dim].
   // f32 caches in exact, bf16 caches in fast. scores: scratch of ceil(n/16)*16 floats. Keys [begin, end) take part.
-  void (*attend_f32)(const float* q, const float* k_panels, const float* v, int64_t begin, int64_t end, int64_t head_dim,
-                     float scale, float* scores, float* out);
+  void (*attend_f32)(const float* q, const float* k_panels, const float* v, int64_t begin, int64_t end,
+                     int64_t head_dim, float scale, float* scores, float* out);
   void (*attend_bf16)(const float* q, const uint16_t* k_panels, const uint16_t* v, int64_t begin, int64_t end,
                       int64_t head_dim, float scale, float* scores, float* out);
 
@@ -103,8 +105,8 @@ struct KernelTable {
   // log(sum(exp(x))), accumulated in double.
   double (*log_sum_exp)(const float* x, int64_t n);
 
-  // --- machine ceilings (core/ceilings.h). Each keeps one unit busy and returns something that depends on all its work.
-  // Reads bytes (a multiple of 1024) of 64-byte aligned memory in order, as one stream.
+  // --- machine ceilings (core/ceilings.h). Each keeps one unit busy and returns something that depends on all its
+  // work. Reads bytes (a multiple of 1024) of 64-byte aligned memory in order, as one stream.
   uint32_t (*probe_read)(const void* data, int64_t bytes);
   // `rounds` rounds of independent chains; the operations done are added to *flops. bf16 null: no such instruction,
   // tile_bf16_fast multiplies in f32 and the f32 figure is its ceiling.

@@ -1,6 +1,8 @@
 // From tile results to activated hidden units, written straight into the packed form that the down projection reads.
 #pragma once
 
+#include "kernels/experts/pack-inl.h"
+#include "kernels/isa/math-inl.h"
 #include "kernels/kernel_table.h"
 
 namespace {

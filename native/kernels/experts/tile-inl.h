@@ -3,6 +3,7 @@
 // that a row's bits do not depend on its batch.
 #pragma once
 
+#include "kernels/isa/dot-inl.h"
 #include "kernels/kernel_table.h"
 
 namespace {

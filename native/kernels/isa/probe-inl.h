@@ -1,6 +1,7 @@
 // Loops that keep one unit of the machine busy, for the ceilings that benchmarks print beside their results.
 #pragma once
 
+#include "kernels/experts/tile-inl.h"
 #include "kernels/kernel_table.h"
 
 namespace {

@@ -21,7 +21,8 @@ inline __m256i v_half_mask(int n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 inline V v_load_n(const float* p, int n) {
-  return {_mm256_maskload_ps(p, v_half_mask(n)), n > 8 ? _mm256_maskload_ps(p + 8, v_half_mask(n - 8)) : _mm256_setzero_ps()};
+  return {_mm256_maskload_ps(p, v_half_mask(n)),
+          n > 8 ? _mm256_maskload_ps(p + 8, v_half_mask(n - 8)) : _mm256_setzero_ps()};
 }
 inline void v_store_n(float* p, V a, int n) {
   _mm256_maskstore_ps(p, v_half_mask(n), a.lo);
@@ -79,8 +80,7 @@ inline VPair v_load_pairs(const void* p) {
 inline VPair v_set_pair(uint32_t pair) {
   const __m256i bits = _mm256_set1_epi32(static_cast<int>(pair));
   const __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
-  const __m256 odd =
-      _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+  const __m256 odd = _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
   return {{even, even}, {odd, odd}};
 }
 inline __m256 v_half_pack_pairs(V a) {

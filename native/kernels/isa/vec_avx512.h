@@ -1,6 +1,6 @@
 // 16 f32 lanes in one zmm. The vector interface that all kernel bodies (*-inl.h) are written against; the
-// other two headers give the same functions. Everything lives in an anonymous namespace: an inline function with external linkage
-// compiled with AVX flags could be the copy the linker keeps for baseline code.
+// other two headers give the same functions. Everything lives in an anonymous namespace: an inline function with
+// external linkage compiled with AVX flags could be the copy the linker keeps for baseline code.
 #pragma once
 
 #include <immintrin.h>
@@ -37,8 +37,8 @@ inline V v_fma(V a, V b, V c) { return {_mm512_fmadd_ps(a.r, b.r, c.r)}; }
 
 // 16 bf16 values -> f32.
 inline V v_load_bf16(const uint16_t* p) {
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(
-      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16))};
+  return {_mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16))};
 }
 // f32 -> bf16 bits in the low half of each lane; nearest even, NaN kept quiet.
 inline VI v_bf16_bits(V a) {
@@ -81,9 +81,8 @@ inline void v_store_transposed4(float* out, V a, V b, V c, V d) {
   const __m512 ab_low = _mm512_unpacklo_ps(a.r, b.r), ab_high = _mm512_unpackhi_ps(a.r, b.r);
   const __m512 cd_low = _mm512_unpacklo_ps(c.r, d.r), cd_high = _mm512_unpackhi_ps(c.r, d.r);
   // 128-bit group g of `columns[j]` is column 4g + j
-  const __m512 columns[4] = {
-      _mm512_shuffle_ps(ab_low, cd_low, 0x44), _mm512_shuffle_ps(ab_low, cd_low, 0xee),
-      _mm512_shuffle_ps(ab_high, cd_high, 0x44), _mm512_shuffle_ps(ab_high, cd_high, 0xee)};
+  const __m512 columns[4] = {_mm512_shuffle_ps(ab_low, cd_low, 0x44), _mm512_shuffle_ps(ab_low, cd_low, 0xee),
+                             _mm512_shuffle_ps(ab_high, cd_high, 0x44), _mm512_shuffle_ps(ab_high, cd_high, 0xee)};
   for (int j = 0; j < 4; ++j) {
     _mm_storeu_ps(out + 4 * j, _mm512_castps512_ps128(columns[j]));
     _mm_storeu_ps(out + 16 + 4 * j, _mm512_extractf32x4_ps(columns[j], 1));
@@ -96,8 +95,8 @@ inline void v_prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p)
 
 // 2^n for integral n in [-126, 127] held as float, exact.
 inline V v_exp2_int(V n) {
-  return {_mm512_castsi512_ps(
-      _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.r), _mm512_set1_epi32(127)), 23))};
+  return {
+      _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.r), _mm512_set1_epi32(127)), 23))};
 }
 inline V v_round(V a) { return {_mm512_roundscale_ps(a.r, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 // a < b ? x : y per lane (false for NaN).

@@ -14,8 +14,8 @@ struct VI {
   uint32_t l[16];
 };
 
-#define SMOE_LANES(expression)                   \
-  V out;                                         \
+#define SMOE_LANES(expression)                          \
+  V out;                                                \
   for (int i = 0; i < 16; ++i) out.l[i] = (expression); \
   return out
 
