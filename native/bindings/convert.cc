@@ -1,6 +1,7 @@
 #include "bindings/convert.h"
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 
 #include "bindings/errors.h"
@@ -188,16 +189,27 @@ int64_t element_count(napi_env env, int64_t a, int64_t b, const char* what) {
 }
 
 NewArray new_array(napi_env env, napi_typedarray_type type, int64_t length) {
-  const size_t bytes = static_cast<size_t>(length) * array_type(type).element_bytes;
-  napi_value buffer, typed;
-  NewArray result;
-  // V8 limits ArrayBuffers (2^53 in theory, 4 GiB..2^33 in practice) and ends the process when its allocator fails on
-  // some paths; Node-API reports a failure, which is passed on with our code.
-  if (napi_create_arraybuffer(env, bytes, &result.data, &buffer) != napi_ok) {
-    napi_value pending;
-    napi_get_and_clear_last_exception(env, &pending);
-    throw_error(env, Code::OutOfMemory, "cannot allocate an array of %zu bytes", bytes);
+  // V8 ends the process when a typed array is longer than it allows or an ArrayBuffer cannot be allocated. So lengths
+  // are checked here, and memory that might be refused is allocated by us and lent to V8.
+  constexpr int64_t kMaxLength = UINT32_MAX;
+  constexpr size_t kLendFrom = size_t{1} << 20;
+  if (length > kMaxLength) {
+    throw_error(env, Code::OutOfMemory, "an array of %lld elements is longer than JavaScript allows",
+                static_cast<long long>(length));
   }
+  const size_t bytes = static_cast<size_t>(length) * array_type(type).element_bytes;
+  napi_value buffer = nullptr, typed = nullptr;
+  NewArray result;
+  if (bytes >= kLendFrom) {
+    result.data = std::calloc(bytes, 1);
+    if (result.data == nullptr) throw_error(env, Code::OutOfMemory, "cannot allocate an array of %zu bytes", bytes);
+    const napi_status status = napi_create_external_arraybuffer(
+        env, result.data, bytes, [](napi_env, void* data, void*) { std::free(data); }, nullptr, &buffer);
+    if (status != napi_ok) std::free(result.data);
+    // Embedders with a V8 sandbox (Electron) take no outside memory.
+    if (status != napi_no_external_buffers_allowed) throw_if_failed(env, status);
+  }
+  if (buffer == nullptr) throw_if_failed(env, napi_create_arraybuffer(env, bytes, &result.data, &buffer));
   throw_if_failed(env, napi_create_typedarray(env, type, static_cast<size_t>(length), buffer, 0, &typed));
   result.value = Napi::Value(env, typed);
   return result;
@@ -206,6 +218,12 @@ NewArray new_array(napi_env env, napi_typedarray_type type, int64_t length) {
 Napi::Value copied_array(napi_env env, napi_typedarray_type type, const void* data, int64_t length) {
   const NewArray array = new_array(env, type, length);
   if (length > 0) std::memcpy(array.data, data, static_cast<size_t>(length) * array_type(type).element_bytes);
+  return array.value;
+}
+
+Napi::Value counts_array(napi_env env, const uint64_t* counts, int64_t length) {
+  const NewArray array = new_array(env, napi_float64_array, length);
+  for (int64_t i = 0; i < length; i++) static_cast<double*>(array.data)[i] = static_cast<double>(counts[i]);
   return array.value;
 }
 

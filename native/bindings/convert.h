@@ -69,5 +69,7 @@ struct NewArray {
 NewArray new_array(napi_env env, napi_typedarray_type type, int64_t length);
 // A fresh typed array holding a copy.
 Napi::Value copied_array(napi_env env, napi_typedarray_type type, const void* data, int64_t length);
+// Assignment counts as a Float64Array: exact up to 2^53.
+Napi::Value counts_array(napi_env env, const uint64_t* counts, int64_t length);
 
 }  // namespace smoe

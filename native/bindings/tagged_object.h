@@ -91,17 +91,26 @@ class TaggedObject : public Napi::ObjectWrap<T> {
   }
 };
 
-// Native memory that V8 cannot see but should count, given back by dispose() or the finalizer, whichever is first.
+// Native memory that V8 cannot see but should count, given back by dispose() or the finalizer, whichever is first. A call
+// that ends later must not report again.
 class ExternalMemory {
  public:
   void set(Napi::BasicEnv env, size_t bytes) {
-    const int64_t change = static_cast<int64_t>(bytes) - reported_;
-    if (change != 0) Napi::MemoryManagement::AdjustExternalMemory(env, change);
-    reported_ = static_cast<int64_t>(bytes);
+    if (!closed_) report(env, static_cast<int64_t>(bytes));
+  }
+  void close(Napi::BasicEnv env) {
+    report(env, 0);
+    closed_ = true;
   }
 
  private:
+  void report(Napi::BasicEnv env, int64_t bytes) {
+    if (bytes != reported_) Napi::MemoryManagement::AdjustExternalMemory(env, bytes - reported_);
+    reported_ = bytes;
+  }
+
   int64_t reported_ = 0;
+  bool closed_ = false;
 };
 
 }  // namespace smoe

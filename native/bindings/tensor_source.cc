@@ -25,6 +25,13 @@ std::vector<int64_t> parse_shape(napi_env env, napi_value value, const std::stri
   return shape;
 }
 
+std::vector<int64_t> matrix_shape(napi_env env, napi_value value, const std::string& name) {
+  std::vector<int64_t> shape = parse_shape(env, property(env, value, "shape", name.c_str()), name + ".shape");
+  if (shape.size() == 2) return shape;
+  throw_error(env, Code::ShapeMismatch, "%s must have two dimensions, got %s", name.c_str(),
+              shape_text(shape.data(), shape.size()).c_str());
+}
+
 }  // namespace
 
 TensorSource TensorSource::parse(napi_env env, napi_value value, const std::string& name,
@@ -64,13 +71,10 @@ TensorSource TensorSource::parse(napi_env env, napi_value value, const std::stri
 }
 
 int64_t TensorSource::rows_of(napi_env env, napi_value value, const std::string& name) {
-  const std::vector<int64_t> shape =
-      parse_shape(env, property(env, value, "shape", name.c_str()), name + ".shape");
-  if (shape.size() != 2) {
-    throw_error(env, Code::ShapeMismatch, "%s must have two dimensions, got %s", name.c_str(),
-                shape_text(shape.data(), shape.size()).c_str());
-  }
-  return shape[0];
+  return matrix_shape(env, value, name)[0];
+}
+int64_t TensorSource::cols_of(napi_env env, napi_value value, const std::string& name) {
+  return matrix_shape(env, value, name)[1];
 }
 
 Status TensorSource::bytes(const void** out) const {

@@ -20,8 +20,9 @@ class TensorSource {
   // Parses a TensorSource that has exactly this shape. Offsets and sizes are checked against the file here.
   static TensorSource parse(napi_env env, napi_value value, const std::string& name,
                             std::initializer_list<int64_t> shape);
-  // The first dimension of a tensor whose shape is not known yet, its rank being 2. Nothing else is checked.
+  // One dimension of a matrix whose shape is not known yet. Nothing else is checked.
   static int64_t rows_of(napi_env env, napi_value value, const std::string& name);
+  static int64_t cols_of(napi_env env, napi_value value, const std::string& name);
 
   bool empty() const { return rows_ == 0 && cols_ == 0; }
   Dtype dtype() const { return dtype_; }
