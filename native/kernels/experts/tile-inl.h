@@ -3,21 +3,24 @@
 // that a row's bits do not depend on its batch.
 #pragma once
 
-#include "kernels/isa/dot-inl.h"
 #include "kernels/kernel_table.h"
+#if defined(SMOE_NATIVE_DOT)
+#include "kernels/isa/dot-inl.h"
+#endif
 
 namespace {
 
 #if defined(__GNUC__)
 #define SMOE_INLINE inline __attribute__((always_inline))
 #define SMOE_UNROLL _Pragma("GCC unroll 16")
+// The compiler no longer knows where this pointer points: what is read through it is loaded a second time instead of
+// being kept in registers that the accumulators need.
+#define SMOE_FORGET(pointer) __asm__("" : "+r"(pointer))
 #else
 #define SMOE_INLINE inline
 #define SMOE_UNROLL
+#define SMOE_FORGET(pointer)
 #endif
-
-// Up to this many rows a call waits for memory (decode); more rows wait for the multipliers.
-constexpr int kStreamRows = 3;
 
 // What one chunk adds to T tiles x M rows, for each pair of weight and activation types.
 struct StepF32 {
@@ -37,26 +40,38 @@ struct StepF32 {
   }
 };
 
+// Both halves of a bf16 chunk in f32, all rows' even products first: even_of(r) and odd_of(r) are row r's activations.
+template <int M, int T, class Even, class Odd>
+SMOE_INLINE void add_halves(V (&acc)[T][M], const unsigned char* const (&w)[T], Even even_of, Odd odd_of) {
+  V a[T];
+  SMOE_UNROLL
+  for (int t = 0; t < T; ++t) a[t] = v_load_pairs(w[t]).even;
+  SMOE_UNROLL
+  for (int r = 0; r < M; ++r) {
+    const V b = even_of(r);
+    SMOE_UNROLL
+    for (int t = 0; t < T; ++t) acc[t][r] = v_fma(a[t], b, acc[t][r]);
+  }
+  SMOE_UNROLL
+  for (int t = 0; t < T; ++t) {
+    const unsigned char* again = w[t];
+    SMOE_FORGET(again);
+    a[t] = v_load_pairs(again).odd;
+  }
+  SMOE_UNROLL
+  for (int r = 0; r < M; ++r) {
+    const V b = odd_of(r);
+    SMOE_UNROLL
+    for (int t = 0; t < T; ++t) acc[t][r] = v_fma(a[t], b, acc[t][r]);
+  }
+}
+
 struct StepBf16Exact {
   using X = float;
   static constexpr int kWords = 2;
   template <int M, int T>
   static SMOE_INLINE void add(V (&acc)[T][M], const unsigned char* const (&w)[T], const X* x) {
-    VPair a[T];
-    SMOE_UNROLL
-    for (int t = 0; t < T; ++t) a[t] = v_load_pairs(w[t]);
-    SMOE_UNROLL
-    for (int r = 0; r < M; ++r) {
-      const V b = v_set(x[r]);
-      SMOE_UNROLL
-      for (int t = 0; t < T; ++t) acc[t][r] = v_fma(a[t].even, b, acc[t][r]);
-    }
-    SMOE_UNROLL
-    for (int r = 0; r < M; ++r) {
-      const V b = v_set(x[M + r]);
-      SMOE_UNROLL
-      for (int t = 0; t < T; ++t) acc[t][r] = v_fma(a[t].odd, b, acc[t][r]);
-    }
+    add_halves<M, T>(acc, w, [x](int r) { return v_set(x[r]); }, [x](int r) { return v_set(x[M + r]); });
   }
 };
 
@@ -65,6 +80,7 @@ struct StepBf16Fast {
   static constexpr int kWords = 1;
   template <int M, int T>
   static SMOE_INLINE void add(V (&acc)[T][M], const unsigned char* const (&w)[T], const X* x) {
+#if defined(SMOE_NATIVE_DOT)
     VDot a[T];
     SMOE_UNROLL
     for (int t = 0; t < T; ++t) a[t] = v_load_dot(w[t]);
@@ -74,6 +90,13 @@ struct StepBf16Fast {
       SMOE_UNROLL
       for (int t = 0; t < T; ++t) acc[t][r] = v_dot(acc[t][r], a[t], b);
     }
+#else
+    // A product of two bf16 values is exact in f32, so this rounds as the instruction does.
+    const X* again = x;
+    SMOE_FORGET(again);
+    add_halves<M, T>(
+        acc, w, [x](int r) { return v_set_pair(x[r]).even; }, [again](int r) { return v_set_pair(again[r]).odd; });
+#endif
   }
 };
 
@@ -89,10 +112,8 @@ void run_tiles(const unsigned char* const (&tiles)[T], const void* x, int64_t ch
     for (int r = 0; r < M; ++r) acc[t][r] = v_zero();
   }
   for (int64_t c = 0; c < chunks; ++c) {
-    if (M <= kStreamRows) {
-      SMOE_UNROLL
-      for (int t = 0; t < T; ++t) v_prefetch(w[t] + kPrefetchBytes);
-    }
+    SMOE_UNROLL
+    for (int t = 0; t < T; ++t) v_prefetch(w[t] + kPrefetchBytes);
     Step::template add<M, T>(acc, w, p);
     SMOE_UNROLL
     for (int t = 0; t < T; ++t) w[t] += 64;

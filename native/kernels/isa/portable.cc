@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kMaxRows = 4;
 constexpr int kPairRows = 1;
-constexpr int kPrefetchBytes = 1024;
+constexpr int kPrefetchBytes = 512;
 
 }  // namespace
 
