@@ -65,8 +65,9 @@ for (const file of filesBelow(native, ['.cc', '.h', '.def'])) {
 // ---- TypeScript: files directly in lib/ other than index.ts are the base; a folder may import its own level or lower.
 const libLevels = [
   ['native'], // finds and loads the binary
-  ['tensor', 'checkpoint'],
+  ['tensor'],
   ['router', 'momentum'],
+  ['checkpoint'],
   ['layer'],
   ['model'],
   ['prepare'],

@@ -60,8 +60,7 @@ const random = (n) => Float32Array.from({ length: n }, (_, i) => Math.sin(i * 12
 const f32 = (shape) => smoe.Tensor.from(random(shape.reduce((a, b) => a * b)), shape)
 async function main() {
   const layer = await smoe.MoeLayer.create({
-    hidden, activation: 'silu',
-    router: { experts, select: { kind: 'topK', k: 2 } },
+    router: { score: { act: 'softmax' }, select: { kind: 'topK', k: 2 } },
     routerWeight: f32([experts, hidden]),
     experts: Array.from({ length: experts }, () => ({ gate: f32([inter, hidden]), up: f32([inter, hidden]), down: f32([hidden, inter]) })),
   })

@@ -74,7 +74,7 @@ function addonTests() {
   fs.rmSync(report, { force: true })
   const jest = require.resolve('jest/bin/jest', { paths: [root] })
   // Only V8's own leaks would be reported at exit, so leak detection is off here; the C++ tests have it on.
-  const env = { ...process.env, LD_PRELOAD: library, ASAN_OPTIONS: 'detect_leaks=0', SMOE_NODE: addon }
+  const env = { ...process.env, LD_PRELOAD: library, ASAN_OPTIONS: 'detect_leaks=0', SMOE_NATIVE: addon }
   const args = [
     jest,
     '-i',

@@ -3,8 +3,12 @@ import { Command, CommanderError, Option } from 'commander'
 /** What a command gets to talk to the world: results on stdout, progress on stderr, an end on Ctrl-C. */
 export interface Session {
   readonly signal: AbortSignal
-  /** The result for people. */
+  /** The result for people: text and a new line. */
   print(text: string): void
+  /** A part of the result for people, as it is. */
+  write(text: string): void
+  /** A remark beside the result, on stderr. */
+  note(text: string): void
   /** The result for programs: one JSON document. */
   json(value: unknown): void
   /** One line that replaces the one before; nothing unless stderr is a terminal. */
@@ -33,6 +37,14 @@ export function createSession(): Session & { end(): void } {
     print: (text) => {
       clearProgress()
       process.stdout.write(`${text}\n`)
+    },
+    write: (text) => {
+      clearProgress()
+      process.stdout.write(text)
+    },
+    note: (text) => {
+      clearProgress()
+      process.stderr.write(`${text}\n`)
     },
     json: (value) => {
       clearProgress()

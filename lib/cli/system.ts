@@ -50,11 +50,4 @@ export function lastLevelCache(): number | null {
   return null
 }
 
-/** 'glibc 2.36', 'musl' or null outside Linux. */
-export function libc(): string | null {
-  if (process.platform !== 'linux') return null
-  const { header } = process.report.getReport() as { header?: { glibcVersionRuntime?: string } }
-  return header?.glibcVersionRuntime ? `glibc ${header.glibcVersionRuntime}` : 'musl'
-}
-
 export const cpuModel = (): string => os.cpus()[0]?.model.trim() ?? 'unknown'
