@@ -73,7 +73,7 @@ try {
   const decodeSeconds = (performance.now() - first) / 1e3
   console.log(`\n${promptText}\x1b[1m${continuation}\x1b[0m`)
 
-  const ids = [...model.encode(promptText)]
+  const ids = [...(await model.encode(promptText))]
   const { layers } = await model.trace(ids)
   printRouting(model, ids, layers)
   printLoad(load)

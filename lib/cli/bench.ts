@@ -104,9 +104,9 @@ async function overheadBench(session: Session, options: BenchOptions): Promise<v
 
 async function modelBench(session: Session, dir: string, options: BenchOptions): Promise<void> {
   const { signal, progress } = session
-  const { precision, tokens, rounds, format } = options
+  const { precision, tokens, rounds } = options
   progress(`loading ${dir}`)
-  const model = await MoeModel.load(dir, { precision, signal, ...(format ? { formats: format } : {}) })
+  const model = await MoeModel.load(dir, { precision, signal })
   try {
     const results = await benchModel(model, { tokens, rounds, signal, progress })
     if (options.json) return session.json({ ...machine(), model: dir, precision, rounds, results })
@@ -127,6 +127,9 @@ async function modelBench(session: Session, dir: string, options: BenchOptions):
 async function bench(session: Session, model: string | undefined, options: BenchOptions, command: Command) {
   if (model !== undefined && command.getOptionValueSource('shape') === 'cli') {
     throw usageError('MODEL and --shape exclude each other')
+  }
+  if (model !== undefined && options.format !== undefined) {
+    throw usageError('--format is for layers of random weights; a model keeps the format it is stored in')
   }
   if (options.overhead && model !== undefined) throw usageError('MODEL and --overhead exclude each other')
   if (options.threads !== undefined) native().setThreads(options.threads)

@@ -15,7 +15,7 @@ export interface LayerBenchOptions {
   tokens: readonly number[]
   rounds: number
   signal: AbortSignal
-  progress(text: string): void
+  progress: (text: string) => void
 }
 
 export interface LayerResult {

@@ -41,12 +41,17 @@ async function timeGenerate(
 /** Prefill for each prompt length and decode of one sequence, medians over the rounds. */
 export async function benchModel(
   model: MoeModel,
-  options: { tokens: readonly number[]; rounds: number; signal: AbortSignal; progress(text: string): void },
+  options: {
+    tokens: readonly number[]
+    rounds: number
+    signal: AbortSignal
+    progress: (text: string) => void
+  },
 ): Promise<ModelResult[]> {
   const { rounds, signal, progress } = options
   const random = randomUniform(9)
   const prompt = (length: number) =>
-    Array.from({ length }, () => Math.floor(((random() + 1) / 2) * model.vocabSize))
+    Array.from({ length }, () => Math.floor(((random() + 1) / 2) * model.vocab))
   const results: ModelResult[] = []
   for (const tokens of options.tokens.filter((count) => count < model.contextLength)) {
     progress(`prefill of ${tokens} tokens`)

@@ -32,7 +32,7 @@ async function evaluate(session: Session, dir: string, options: EvalOptions): Pr
     context: options.context,
     limitTokens: options.limitTokens,
     signal: session.signal,
-    onProgress: ({ done, total }) => session.progress(`${done} of ${total} tokens`),
+    onProgress: ({ tokens: done, total }) => session.progress(`${done} of ${total} tokens`),
   })
   const seconds = (performance.now() - begin) / 1e3
   if (options.json) return session.json({ tokens, nll, perplexity, seconds })

@@ -6,25 +6,16 @@ import type { Session } from './session'
 export interface ModelOptions {
   device: string
   precision: 'exact' | 'fast'
-  format?: 'bf16' | 'f32'
-  threads?: number
   json?: boolean
 }
 
 /** Loads the model that a command works on, with progress. */
-export async function loadModel(
-  session: Session,
-  dir: string,
-  options: ModelOptions,
-  contextLength?: number,
-): Promise<MoeModel> {
+export async function loadModel(session: Session, dir: string, options: ModelOptions): Promise<MoeModel> {
   const model = await MoeModel.load(dir, {
     device: options.device as Device,
     precision: options.precision,
-    formats: options.format,
-    contextLength,
     signal: session.signal,
-    onProgress: ({ done, total }) => session.progress(`loading ${dir}: ${done} of ${total}`),
+    onProgress: ({ layers, total }) => session.progress(`loading ${dir}: layer ${layers} of ${total}`),
   })
   session.clearProgress()
   return model

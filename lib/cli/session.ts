@@ -1,19 +1,19 @@
-import { Command, CommanderError, Option } from 'commander'
+import { type Command, CommanderError, Option } from 'commander'
 
 /** What a command gets to talk to the world: results on stdout, progress on stderr, an end on Ctrl-C. */
 export interface Session {
   readonly signal: AbortSignal
   /** The result for people: text and a new line. */
-  print(text: string): void
+  readonly print: (text: string) => void
   /** A part of the result for people, as it is. */
-  write(text: string): void
+  readonly write: (text: string) => void
   /** A remark beside the result, on stderr. */
-  note(text: string): void
+  readonly note: (text: string) => void
   /** The result for programs: one JSON document. */
-  json(value: unknown): void
+  readonly json: (value: unknown) => void
   /** One line that replaces the one before; nothing unless stderr is a terminal. */
-  progress(text: string): void
-  clearProgress(): void
+  readonly progress: (text: string) => void
+  readonly clearProgress: () => void
 }
 
 export class Interrupted extends Error {
@@ -91,6 +91,6 @@ export function withModelOptions(command: Command): Command {
     .addOption(
       new Option('--precision <precision>', 'activations').choices(['exact', 'fast']).default('fast'),
     )
-    .addOption(new Option('--format <format>', 'weight format (default: as stored)').choices(['bf16', 'f32']))
+    .addOption(new Option('--format <format>', 'weight format').choices(['stored']).default('stored'))
     .addOption(jsonOption())
 }

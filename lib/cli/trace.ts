@@ -1,6 +1,6 @@
 import { type Command, Option } from 'commander'
 import { type TensorToWrite, writeSafetensors } from '../checkpoint/write_safetensors'
-import type { ModelTrace } from '../model/moe_model'
+import type { ModelTrace } from '../model/trace'
 import type { Tensor } from '../tensor/tensor'
 import { formatFields } from './format'
 import { type ModelOptions, loadModel } from './load'
@@ -33,6 +33,7 @@ function tensorsOf(ids: readonly number[], trace: ModelTrace): Record<string, Te
     tensors[`${prefix}router_logits`] = toWrite(layer.routerLogits)
     tensors[`${prefix}expert_ids`] = toWrite(layer.ids)
     tensors[`${prefix}expert_weights`] = toWrite(layer.weights)
+    tensors[`${prefix}expert_count`] = toWrite(layer.count)
     tensors[`${prefix}moe_output`] = toWrite(layer.output)
     tensors[`${prefix}residual_out`] = toWrite(layer.residualOut)
     if (layer.momentumOut) tensors[`${prefix}momentum_out`] = toWrite(layer.momentumOut)
@@ -45,7 +46,7 @@ async function trace(session: Session, dir: string, options: TraceOptions): Prom
     throw usageError('one of --prompt and --prompt-ids is needed')
   }
   using model = await loadModel(session, dir, options)
-  const ids = options.promptIds ?? model.encode(options.prompt!)
+  const ids = options.promptIds ?? [...(await model.encode(options.prompt!, { signal: session.signal }))]
   const recorded = await model.trace(ids, { signal: session.signal })
   const tensors = tensorsOf(ids, recorded)
   const metadata = { producer: `smoe ${packageVersion()}`, precision: options.precision }
