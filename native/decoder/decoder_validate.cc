@@ -97,16 +97,6 @@ Status check_ffn(const std::string& name, const DecoderLayer& layer, int64_t hid
   return status.ok() ? status : Status(status.code(), name + " " + status.message());
 }
 
-Status check_momentum(const MomentumSpec& spec, int moe_layers) {
-  SMOE_RETURN_IF_ERROR(validate(spec));
-  for (const std::vector<float>* list : {&spec.mu_layers, &spec.gamma_layers}) {
-    if (list->empty() || static_cast<int>(list->size()) == moe_layers) continue;
-    return error(Code::InvalidSpec, "momentum %s has %zu values for %d MoE layers",
-                 list == &spec.mu_layers ? "mu" : "gamma", list->size(), moe_layers);
-  }
-  return Status();
-}
-
 }  // namespace
 
 Status Decoder::validate() const {
@@ -126,7 +116,7 @@ Status Decoder::validate() const {
     SMOE_RETURN_IF_ERROR(check_attention(name + " attention", layer, layers[0].attention, hidden));
     SMOE_RETURN_IF_ERROR(check_ffn(name, layer, hidden, precision));
   }
-  return check_momentum(momentum, moe_layers());
+  return smoe::validate(momentum, moe_layers());
 }
 
 }  // namespace smoe

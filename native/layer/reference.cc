@@ -3,7 +3,6 @@
 #include <cmath>
 
 namespace smoe::reference {
-namespace {
 
 double activate(Activation act, double x) {
   switch (act) {
@@ -22,6 +21,8 @@ double activate(Activation act, double x) {
   }
   return x;
 }
+
+namespace {
 
 double rounded(double x, bool bf16) { return bf16 ? bf16_to_f32(f32_to_bf16(static_cast<float>(x))) : x; }
 
