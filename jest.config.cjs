@@ -1,9 +1,21 @@
+<<<<<<< HEAD
 module.exports = {
   testEnvironment: '<rootDir>/test/environment.cjs',
   roots: ['<rootDir>/lib', '<rootDir>/test'],
   testMatch: ['**/*.test.ts'],
   modulePathIgnorePatterns: ['<rootDir>/build', '<rootDir>/dist'],
   collectCoverageFrom: ['lib/**/*.ts', '!lib/**/*.d.ts'],
+=======
+'use strict'
+
+module.exports = {
+  testEnvironment: '<rootDir>/test/environment.cjs',
+  roots: ['<rootDir>/test'],
+  testMatch: ['**/*.test.ts'],
+  modulePathIgnorePatterns: ['<rootDir>/build', '<rootDir>/dist'],
+  collectCoverageFrom: ['lib/**/*.ts'],
+  testTimeout: 60_000,
+>>>>>>> bindings
   transform: {
     '^.+\\.ts$': [
       '@swc/jest',

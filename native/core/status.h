@@ -37,10 +37,10 @@ __attribute__((format(printf, 2, 3)))
 Status
 error(Code code, const char* format, ...);
 
-#define SMOE_RETURN_IF_ERROR(expression)                 \
-  do {                                                   \
-    ::smoe::Status smoe_status_ = (expression);          \
-    if (!smoe_status_.ok()) return smoe_status_;         \
+#define SMOE_RETURN_IF_ERROR(expression)         \
+  do {                                           \
+    ::smoe::Status smoe_status_ = (expression);  \
+    if (!smoe_status_.ok()) return smoe_status_; \
   } while (0)
 
 }  // namespace smoe

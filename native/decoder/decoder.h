@@ -21,15 +21,20 @@ struct NormWeights {
   std::vector<float> weight, bias;  // [H]; bias may be empty
 };
 
-enum class QkNorm : int { None = 0, PerHead = 1, Full = 2 };  // Full: over all heads' elements of a token together (OLMoE)
+enum class QkNorm : int {
+  None = 0,
+  PerHead = 1,
+  Full = 2
+};  // Full: over all heads' elements of a token together (OLMoE)
 
+// Order: projection, bias, qk norm, clip, rotation (that of OLMoE, the one architecture with both norm and clip).
 struct AttentionConfig {
   int heads = 0, kv_heads = 0, head_dim = 0;
   QkNorm qk_norm = QkNorm::None;
   float qk_norm_eps = 1e-6f;
-  float scale = 0;          // score factor, usually head_dim^-0.5
-  float clip_qkv = 0;       // clamp q, k, v to +-clip; 0 = off
-  int64_t window = 0;       // sliding window in tokens; 0 = all
+  float scale = 0;              // score factor, usually head_dim^-0.5
+  float clip_qkv = 0;           // clamp q, k, v to +-clip; 0 = off
+  int64_t window = 0;           // sliding window in tokens; 0 = all
   std::vector<float> inv_freq;  // [rotary_dim / 2], scaling already applied
   float rope_scale = 1;         // factor on cos and sin (YaRN's attention factor)
 };
@@ -44,52 +49,58 @@ struct DecoderLayer {
   NormWeights attention_norm, ffn_norm;
   AttentionConfig attention;
   AttentionWeights attention_weights;
-  std::unique_ptr<MoeLayer> moe;                // a MoE layer, or
-  std::unique_ptr<ExpertWeights> dense;         // a dense feed-forward
+  std::unique_ptr<MoeLayer> moe;         // a MoE layer, or
+  std::unique_ptr<ExpertWeights> dense;  // a dense feed-forward
   Activation dense_activation = Activation::Silu;
   bool dense_glu = true;
 };
 
 // What a trace of one MoE layer holds; all f32 unless said. Sized by the decoder.
 struct LayerTrace {
-  int layer = 0;                                // index over all layers
+  int layer = 0;  // index over all layers
   int slots = 0, experts = 0;
-  std::vector<float> input;                     // [T, H] normed MoE input (after look-ahead)
-  std::vector<float> residual_in;               // [T, H]
-  std::vector<float> router_logits;             // [T, E]
-  std::vector<int32_t> ids, count;              // [T, K], [T]
-  std::vector<float> weights;                   // [T, K]
-  std::vector<float> output;                    // [T, H] before the residual
-  std::vector<float> residual_out;              // [T, H]
-  std::vector<float> momentum_out;              // [T, H] or empty
+  std::vector<float> input;          // [T, H] normed MoE input (after look-ahead)
+  std::vector<float> residual_in;    // [T, H]
+  std::vector<float> router_logits;  // [T, E]
+  std::vector<int32_t> ids, count;   // [T, K], [T]
+  std::vector<float> weights;        // [T, K]
+  std::vector<float> output;         // [T, H] before the residual
+  std::vector<float> residual_out;   // [T, H]
+  std::vector<float> momentum_out;   // [T, H] or empty
 };
 
 class Decoder {
  public:
   int64_t vocab = 0, hidden = 0;
   Precision precision = Precision::Fast;
-  PackedMatrix embedding;       // [V, H]
-  PackedMatrix output;          // [V, H]; empty = tied to the embedding
+  PackedMatrix embedding;  // [V, H]
+  PackedMatrix output;     // [V, H]; empty = tied to the embedding
   NormWeights final_norm;
   MomentumSpec momentum;
   std::vector<DecoderLayer> layers;
 
+  // Refuses shapes that do not agree, naming layer and tensor; call once after filling the fields.
   Status validate() const;
   size_t bytes() const;
+  int moe_layers() const;
+  int64_t max_experts() const;  // over the MoE layers: the row length of Forward::expert_counts
+  KvCache make_cache(int64_t capacity) const;
 
   struct Forward {
     const int32_t* ids = nullptr;
     int64_t tokens = 0;
-    KvCache* cache = nullptr;          // appended to; on failure left as it was
+    KvCache* cache = nullptr;          // from make_cache(); appended to, on failure left as it was
     bool all_logits = false;           // logits of every token, else of the last one
     float* logits = nullptr;           // [T or 1, V] or null
-    double* nll = nullptr;             // [T - 1 + (first_target given)] see below, or null
-    const int32_t* targets = nullptr;  // with nll: nll[t] = -log softmax(logits_t)[targets[t]], T values
+    double* nll = nullptr;             // [T] nll[t] = -log softmax(logits_t)[targets[t]], or null
+    const int32_t* targets = nullptr;  // [T], with nll
     std::vector<LayerTrace>* trace = nullptr;
-    uint64_t* expert_counts = nullptr; // [MoE layers, max experts] row-major, added to; or null
+    uint64_t* expert_counts = nullptr;  // [MoE layers, max_experts()] row-major, added to (also by a call that fails)
     const CancelFlag* cancel = nullptr;
   };
-  // Token ids are checked; a failed or cancelled call leaves the cache at its former length.
+  // Token ids are checked; a failed or cancelled call leaves the cache at its former length. Long inputs are cut
+  // into chunks, so that scratch stays bounded. A token's bits depend on its own prefix only: not on the cuts, the
+  // threads, or whether the prefix came in this call or an earlier one.
   Status forward(const Forward& args, const KernelTable& kernels, ThreadPool& pool, Workspace& workspace) const;
 };
 

@@ -1,5 +1,6 @@
-// Keys and values of one sequence. K lies in 16-key panels [head_dim][16] per KV head, so that scores need no horizontal
-// sums; V lies row by row. f32 in exact, bf16 in fast. Grows by doubling up to its capacity.
+// Keys and values of one sequence. K lies in 16-key panels [head_dim][16] per KV head, so that scores need no
+// horizontal sums; V lies row by row. f32 in exact, bf16 in fast. Grows by doubling up to its capacity, layer by layer,
+// so that growing needs room for one layer twice and not for the whole cache.
 #pragma once
 
 #include <cstdint>
@@ -14,26 +15,39 @@ class KvCache {
  public:
   KvCache(int layers, int kv_heads, int head_dim, int64_t capacity, Precision precision);
 
+  int layers() const { return static_cast<int>(stores_.size()); }
+  int kv_heads() const { return kv_heads_; }
+  int head_dim() const { return head_dim_; }
+  bool bf16() const { return bf16_; }
+
   int64_t length() const { return length_; }
   int64_t capacity() const { return capacity_; }
   size_t bytes() const;
-  // Makes room for `length` positions (not above capacity: ContextOverflow).
+  // Makes room for `length` positions (not above capacity: ContextOverflow). A failure loses nothing.
   Status reserve(int64_t length);
-  // Drops positions from the end; a later append overwrites them.
+  // Drops positions from the end (a length that is not below the present one changes nothing); a later append
+  // overwrites them.
   void truncate(int64_t length);
 
-  bool bf16() const { return bf16_; }
-  // Writes k and v [kv_heads * head_dim] of `position` in `layer`; reserve() came first.
+  // Writes k and v [kv_heads * head_dim] of `position` in `layer`; reserve() came first. Different positions may
+  // be written from different threads.
   void put(int layer, int64_t position, const float* k, const float* v);
   const void* k_panels(int layer, int kv_head) const;
   const void* v_rows(int layer, int kv_head) const;
   void set_length(int64_t length) { length_ = length; }
 
  private:
-  int layers_, kv_heads_, head_dim_;
-  int64_t capacity_, length_ = 0, reserved_ = 0;
+  struct Store {
+    Buffer k, v;
+    int64_t reserved = 0;  // positions, a multiple of 16
+  };
+  Status grow(Store* store, int64_t reserved) const;
+  size_t head_bytes(const Store& store) const;  // one KV head's panels, or its V rows
+
+  int kv_heads_, head_dim_;
+  int64_t capacity_, length_ = 0;
   bool bf16_;
-  std::vector<Buffer> k_, v_;  // one per layer
+  std::vector<Store> stores_;  // one per layer
 };
 
 }  // namespace smoe

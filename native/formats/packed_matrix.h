@@ -22,8 +22,8 @@ constexpr int kTileRows = 16;
 
 struct PackedMatrix {
   WeightFormat format = WeightFormat::F32;
-  int64_t rows = 0;    // N, output features
-  int64_t cols = 0;    // K, input features
+  int64_t rows = 0;  // N, output features
+  int64_t cols = 0;  // K, input features
   Buffer storage;
 
   int64_t tiles() const { return (rows + kTileRows - 1) / kTileRows; }

@@ -25,15 +25,18 @@ struct ResidualStep {
   ResidualKind kind = ResidualKind::Update;
   float a = 0, a_im = 0, b = 1, s = 1;
   float gamma1 = 1, beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f, kappa = 1;
-  bool first = true;  // the states are taken as zero and never read: stale NaN must not leak in
+  // 1-beta1 and 1-beta2, rounded once: 1 - 0.999f is off by 1.3e-5 relative, which would show in p'/sqrt(v').
+  float rest1 = 0.1f, rest2 = 0.001f;
+  bool first = true;       // m and m_im are taken as zero and never read: stale NaN must not leak in
+  bool first_adam = true;  // the same for p and v, which start at the first Adam layer
 };
 
 // The state rows of one token; pointers that a kind does not use are null.
 struct ResidualState {
   float* m = nullptr;     // Linear, Adam: m;  Complex: real part
   float* m_im = nullptr;  // Complex: imaginary part
-  float* p = nullptr;     // Adam
-  float* v = nullptr;     // Adam
+  float* p = nullptr;     // Adam; null with first_adam: not kept
+  float* v = nullptr;     // Adam; as p
 };
 
 constexpr int kOutStride = 32;  // floats per row of a tile-pair result: two tiles of 16
@@ -59,17 +62,22 @@ struct KernelTable {
   void (*pack_rows_f32)(const float* const* rows, const float* scale, int m, int64_t k, int64_t padded_k, float* x);
   void (*pack_rows_bf16)(const float* const* rows, const float* scale, int m, int64_t k, int64_t padded_k, uint32_t* x);
 
-  // tile results -> activated hidden units, written in packed form at unit offset `unit` of x (for the down projection).
+  // tile results -> activated hidden units, written in packed form at unit offset `unit` of x (for the down
+  // projection).
   //   tile [m][kOutStride]: gate in 0..15, up in 16..31 (GLU); or units in 0..15 (plain MLP)
-  //   bias0/bias1: 16 floats each or null; count: valid units of this tile (1..16)
-  //   x_m: rows per packed tile (the stride); x_bf16: pack as bf16 pairs, else floats
+  //   bias: `count` floats each, or null
+  //   count: columns of x to write, 1..16. A caller that pads K lets the padding columns be written here too: weight
+  //   rows past the matrix are zero and every activation maps 0 to 0 (their bias must be 0). In the bf16 form an odd
+  //   count writes the zero half of its last pair; in the f32 form exactly `count` columns are touched.
+  //   unit: a multiple of 16; m is also the stride of x; x_bf16: pack as bf16 pairs, else floats
   void (*glu)(const float* tile, const float* bias_gate, const float* bias_up, Activation act, int m, int count,
               int64_t unit, void* x, bool x_bf16);
-  void (*mlp)(const float* tile, const float* bias, Activation act, int m, int count, int64_t unit, void* x, bool x_bf16);
+  void (*mlp)(const float* tile, const float* bias, Activation act, int m, int count, int64_t unit, void* x,
+              bool x_bf16);
 
   // --- combine + residual in one pass over memory, one token.
-  //   y = sum over slots in slot order of weight[j]*rows[j][.]  (rows[j] null: skipped), + shared_scale*shared (null: none)
-  //   then `step`. update_out (nullable) also receives y (for traces). out may alias residual.
+  //   y = sum over slots in slot order of weight[j]*rows[j][.]  (rows[j] null: skipped), + shared_scale*shared (null:
+  //   none) then `step`. update_out (nullable) also receives y (for traces). out may alias residual.
   void (*combine)(const float* const* rows, const float* weight, int slots, const float* shared, float shared_scale,
                   const float* residual, const ResidualStep* step, const ResidualState* state, int64_t h, float* out,
                   float* update_out);
@@ -86,8 +94,8 @@ struct KernelTable {
 
   // --- attention, one (token, head). K cache in 16-key panels [ceil(n/16)][head_dim][16], V cache [n][head_dim].
   // f32 caches in exact, bf16 caches in fast. scores: scratch of ceil(n/16)*16 floats. Keys [begin, end) take part.
-  void (*attend_f32)(const float* q, const float* k_panels, const float* v, int64_t begin, int64_t end, int64_t head_dim,
-                     float scale, float* scores, float* out);
+  void (*attend_f32)(const float* q, const float* k_panels, const float* v, int64_t begin, int64_t end,
+                     int64_t head_dim, float scale, float* scores, float* out);
   void (*attend_bf16)(const float* q, const uint16_t* k_panels, const uint16_t* v, int64_t begin, int64_t end,
                       int64_t head_dim, float scale, float* scores, float* out);
 
@@ -96,12 +104,23 @@ struct KernelTable {
   void (*sigmoid)(const float* x, int64_t n, float* out);
   // log(sum(exp(x))), accumulated in double.
   double (*log_sum_exp)(const float* x, int64_t n);
+
+  // --- machine ceilings (core/ceilings.h). Each keeps one unit busy and returns something that depends on all its
+  // work. Reads bytes (a multiple of 1024) of 64-byte aligned memory in order, as one stream.
+  uint32_t (*probe_read)(const void* data, int64_t bytes);
+  // `rounds` rounds of independent chains; the operations done are added to *flops. bf16 null: no such instruction,
+  // tile_bf16_fast multiplies in f32 and the f32 figure is its ceiling.
+  float (*probe_fma)(int64_t rounds, double* flops);
+  float (*probe_bf16)(int64_t rounds, double* flops);
 };
 
 // Tables by name; null when this build or this CPU lacks the instruction set.
 const KernelTable* find_kernels(const char* isa);
 // The best table, or the one SMOE_ISA names. Null when SMOE_ISA names one that is unknown or not usable here.
 const KernelTable* kernels();
+// Makes kernels() return the named table from now on, whatever SMOE_ISA says; null goes back to the default. False, and
+// nothing changes, when the name is unknown or not usable here. Operations under way keep the table they took.
+bool force_kernels(const char* isa);
 // Names of the tables usable on this machine, best last, count written to *count.
 const char* const* usable_isas(int* count);
 

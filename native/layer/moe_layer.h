@@ -8,17 +8,12 @@
 #include "core/thread_pool.h"
 #include "core/workspace.h"
 #include "formats/packed_matrix.h"
+#include "kernels/dispatch/dispatch.h"
 #include "kernels/route/router.h"
+#include "layer/expert_ffn.h"
 #include "layer/grouped_linear.h"
 
 namespace smoe {
-
-// One feed-forward expert. GLU: y = down(act(gate x) * (up x)); plain MLP: gate is empty, y = down(act(up x)).
-// Biases are f32 and may be empty.
-struct ExpertWeights {
-  PackedMatrix gate, up, down;                     // [I, H], [I, H], [H, I]
-  std::vector<float> gate_bias, up_bias, down_bias;  // [I], [I], [H]
-};
 
 struct MoeLayerConfig {
   int64_t hidden = 0;
@@ -31,38 +26,40 @@ struct MoeLayerConfig {
 class MoeLayer {
  public:
   MoeLayerConfig config;
-  PackedMatrix router_weight;             // [E, H]
-  std::vector<float> router_bias;         // [E] logit bias, or empty
-  std::vector<float> model_bias;          // [E] selection bias, or empty
-  std::vector<ExpertWeights> experts;     // E; widths may differ
-  std::vector<ExpertWeights> shared;      // 0 or 1
-  PackedMatrix shared_gate;               // [1, H]: shared output times sigmoid of it; or empty
+  PackedMatrix router_weight;          // [E, H]
+  std::vector<float> router_bias;      // [E] logit bias, or empty
+  std::vector<float> model_bias;       // [E] selection bias, or empty
+  std::vector<ExpertWeights> experts;  // E; widths may differ
+  std::vector<ExpertWeights> shared;   // 0 or 1
+  PackedMatrix shared_gate;            // [1, H]: shared output times sigmoid of it; or empty
 
   // Refuses shapes that do not agree; call once after filling the fields.
   Status validate() const;
   size_t bytes() const;
 
   struct Forward {
-    const float* hidden = nullptr;           // [T, H]: router and expert input, never written
-    const float* residual = nullptr;         // [T, H] or null (Update)
+    const float* hidden = nullptr;    // [T, H]: router and expert input, never written
+    const float* residual = nullptr;  // [T, H] or null (Update)
     int64_t tokens = 0;
-    const Routing* routing = nullptr;        // given assignments (ids checked by the caller), or null: route
+    const Routing* routing = nullptr;  // given assignments (ids checked by the caller), or null: route
     ResidualStep step;
-    ResidualState state;                     // base pointers of [T, H] states; null where unused
-    float* out = nullptr;                    // [T, H]; may alias residual
+    ResidualState state;   // base pointers of [T, H] states; null where unused
+    float* out = nullptr;  // [T, H]; may alias residual
     // Optional outputs for traces and statistics; null = not wanted.
-    float* router_logits = nullptr;          // [T, E]
-    Routing* routing_out = nullptr;          // caller's arrays
-    float* update_out = nullptr;             // [T, H] MoE output before the residual
-    uint64_t* expert_counts = nullptr;       // [E], added to
+    float* router_logits = nullptr;     // [T, E]
+    Routing* routing_out = nullptr;     // caller's arrays
+    float* update_out = nullptr;        // [T, H] MoE output before the residual
+    uint64_t* expert_counts = nullptr;  // [E], added to
     const CancelFlag* cancel = nullptr;
   };
-  size_t workspace_bytes(int64_t tokens) const;
-  // Resets and reserves the workspace by itself. Cancelled leaves out and the states undefined.
+  // Resets and reserves the workspace by itself. Long inputs are cut into chunks, so that scratch stays bounded; no
+  // token's bits depend on where the cuts fall. Cancelled leaves out and the states undefined.
   Status forward(const Forward& args, const KernelTable& kernels, ThreadPool& pool, Workspace& workspace) const;
-  // Router only: logits from hidden, then assignments.
-  Status route(const float* hidden, int64_t tokens, const KernelTable& kernels, ThreadPool& pool, Workspace& workspace,
-               float* logits, Routing* out) const;
+
+ private:
+  int64_t chunk_tokens(int slots) const;
+  size_t workspace_bytes(int64_t tokens, int slots, int threads) const;
+  Status forward_chunk(const Forward& args, const KernelTable& kernels, ThreadPool& pool, Workspace& workspace) const;
 };
 
 }  // namespace smoe

@@ -21,7 +21,8 @@ inline __m256i v_half_mask(int n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 inline V v_load_n(const float* p, int n) {
-  return {_mm256_maskload_ps(p, v_half_mask(n)), n > 8 ? _mm256_maskload_ps(p + 8, v_half_mask(n - 8)) : _mm256_setzero_ps()};
+  return {_mm256_maskload_ps(p, v_half_mask(n)),
+          n > 8 ? _mm256_maskload_ps(p + 8, v_half_mask(n - 8)) : _mm256_setzero_ps()};
 }
 inline void v_store_n(float* p, V a, int n) {
   _mm256_maskstore_ps(p, v_half_mask(n), a.lo);
@@ -75,6 +76,33 @@ inline VPair v_load_pairs(const void* p) {
   return {{_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16))},
           {_mm256_castsi256_ps(_mm256_and_si256(a, high)), _mm256_castsi256_ps(_mm256_and_si256(b, high))}};
 }
+
+inline VPair v_set_pair(uint32_t pair) {
+  const __m256i bits = _mm256_set1_epi32(static_cast<int>(pair));
+  const __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+  const __m256 odd = _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+  return {{even, even}, {odd, odd}};
+}
+inline __m256 v_half_pack_pairs(V a) {
+  const VI b = v_bf16_bits(a);
+  return _mm256_castsi256_ps(_mm256_permute4x64_epi64(_mm256_packus_epi32(b.lo, b.hi), 0xd8));
+}
+inline V v_pack_pairs(V low, V high) { return {v_half_pack_pairs(low), v_half_pack_pairs(high)}; }
+inline void v_half_store_transposed4(float* out, __m256 a, __m256 b, __m256 c, __m256 d) {
+  const __m256 ab_low = _mm256_unpacklo_ps(a, b), ab_high = _mm256_unpackhi_ps(a, b);
+  const __m256 cd_low = _mm256_unpacklo_ps(c, d), cd_high = _mm256_unpackhi_ps(c, d);
+  const __m256 columns[4] = {_mm256_shuffle_ps(ab_low, cd_low, 0x44), _mm256_shuffle_ps(ab_low, cd_low, 0xee),
+                             _mm256_shuffle_ps(ab_high, cd_high, 0x44), _mm256_shuffle_ps(ab_high, cd_high, 0xee)};
+  for (int j = 0; j < 4; ++j) {
+    _mm_storeu_ps(out + 4 * j, _mm256_castps256_ps128(columns[j]));
+    _mm_storeu_ps(out + 16 + 4 * j, _mm256_extractf128_ps(columns[j], 1));
+  }
+}
+inline void v_store_transposed4(float* out, V a, V b, V c, V d) {
+  v_half_store_transposed4(out, a.lo, b.lo, c.lo, d.lo);
+  v_half_store_transposed4(out + 32, a.hi, b.hi, c.hi, d.hi);
+}
+inline void v_prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 inline __m256 v_half_exp2_int(__m256 n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));

@@ -1,6 +1,6 @@
 // 16 f32 lanes in one zmm. The vector interface that all kernel bodies (*-inl.h) are written against; the
-// other two headers give the same functions. Everything lives in an anonymous namespace: an inline function with external linkage
-// compiled with AVX flags could be the copy the linker keeps for baseline code.
+// other two headers give the same functions. Everything lives in an anonymous namespace: an inline function with
+// external linkage compiled with AVX flags could be the copy the linker keeps for baseline code.
 #pragma once
 
 #include <immintrin.h>
@@ -28,6 +28,7 @@ inline V v_add(V a, V b) { return {_mm512_add_ps(a.r, b.r)}; }
 inline V v_sub(V a, V b) { return {_mm512_sub_ps(a.r, b.r)}; }
 inline V v_mul(V a, V b) { return {_mm512_mul_ps(a.r, b.r)}; }
 inline V v_div(V a, V b) { return {_mm512_div_ps(a.r, b.r)}; }
+// The second operand when either is NaN.
 inline V v_max(V a, V b) { return {_mm512_max_ps(a.r, b.r)}; }
 inline V v_min(V a, V b) { return {_mm512_min_ps(a.r, b.r)}; }
 inline V v_sqrt(V a) { return {_mm512_sqrt_ps(a.r)}; }
@@ -36,8 +37,8 @@ inline V v_fma(V a, V b, V c) { return {_mm512_fmadd_ps(a.r, b.r, c.r)}; }
 
 // 16 bf16 values -> f32.
 inline V v_load_bf16(const uint16_t* p) {
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(
-      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16))};
+  return {_mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16))};
 }
 // f32 -> bf16 bits in the low half of each lane; nearest even, NaN kept quiet.
 inline VI v_bf16_bits(V a) {
@@ -64,10 +65,38 @@ inline VPair v_load_pairs(const void* p) {
           {_mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))}};
 }
 
+// A pair of bf16 in one word (an activation pair), each half in all lanes as f32.
+inline VPair v_set_pair(uint32_t pair) {
+  const __m512i bits = _mm512_set1_epi32(static_cast<int>(pair));
+  return {{_mm512_castsi512_ps(_mm512_slli_epi32(bits, 16))},
+          {_mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))}};
+}
+// 32 consecutive values rounded to 16 bf16 pairs, lane i = (value 2i, value 2i+1). Only a carrier for bits.
+inline V v_pack_pairs(V low, V high) {
+  const __m512i half = _mm512_castsi256_si512(_mm512_cvtepi32_epi16(v_bf16_bits(low).r));
+  return {_mm512_castsi512_ps(_mm512_inserti64x4(half, _mm512_cvtepi32_epi16(v_bf16_bits(high).r), 1))};
+}
+// out[4*i + r] = lane i of row r: four rows become sixteen groups of four.
+inline void v_store_transposed4(float* out, V a, V b, V c, V d) {
+  const __m512 ab_low = _mm512_unpacklo_ps(a.r, b.r), ab_high = _mm512_unpackhi_ps(a.r, b.r);
+  const __m512 cd_low = _mm512_unpacklo_ps(c.r, d.r), cd_high = _mm512_unpackhi_ps(c.r, d.r);
+  // 128-bit group g of `columns[j]` is column 4g + j
+  const __m512 columns[4] = {_mm512_shuffle_ps(ab_low, cd_low, 0x44), _mm512_shuffle_ps(ab_low, cd_low, 0xee),
+                             _mm512_shuffle_ps(ab_high, cd_high, 0x44), _mm512_shuffle_ps(ab_high, cd_high, 0xee)};
+  for (int j = 0; j < 4; ++j) {
+    _mm_storeu_ps(out + 4 * j, _mm512_castps512_ps128(columns[j]));
+    _mm_storeu_ps(out + 16 + 4 * j, _mm512_extractf32x4_ps(columns[j], 1));
+    _mm_storeu_ps(out + 32 + 4 * j, _mm512_extractf32x4_ps(columns[j], 2));
+    _mm_storeu_ps(out + 48 + 4 * j, _mm512_extractf32x4_ps(columns[j], 3));
+  }
+}
+// Into all cache levels; any address is allowed.
+inline void v_prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
 // 2^n for integral n in [-126, 127] held as float, exact.
 inline V v_exp2_int(V n) {
-  return {_mm512_castsi512_ps(
-      _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.r), _mm512_set1_epi32(127)), 23))};
+  return {
+      _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.r), _mm512_set1_epi32(127)), 23))};
 }
 inline V v_round(V a) { return {_mm512_roundscale_ps(a.r, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 // a < b ? x : y per lane (false for NaN).

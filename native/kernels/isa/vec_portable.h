@@ -14,8 +14,8 @@ struct VI {
   uint32_t l[16];
 };
 
-#define SMOE_LANES(expression)                   \
-  V out;                                         \
+#define SMOE_LANES(expression)                          \
+  V out;                                                \
   for (int i = 0; i < 16; ++i) out.l[i] = (expression); \
   return out
 
@@ -81,7 +81,34 @@ inline VPair v_load_pairs(const void* p) {
   return out;
 }
 
-inline V v_exp2_int(V n) { SMOE_LANES(v_from_bits(static_cast<uint32_t>(static_cast<int32_t>(n.l[i]) + 127) << 23)); }
+inline VPair v_set_pair(uint32_t pair) {
+  return {v_set(v_from_bits(pair << 16)), v_set(v_from_bits(pair & 0xffff0000u))};
+}
+inline V v_pack_pairs(V low, V high) {
+  const VI a = v_bf16_bits(low), b = v_bf16_bits(high);
+  V out;
+  for (int i = 0; i < 8; ++i) {
+    out.l[i] = v_from_bits(a.l[2 * i] | a.l[2 * i + 1] << 16);
+    out.l[8 + i] = v_from_bits(b.l[2 * i] | b.l[2 * i + 1] << 16);
+  }
+  return out;
+}
+inline void v_store_transposed4(float* out, V a, V b, V c, V d) {
+  for (int i = 0; i < 16; ++i) {
+    out[4 * i] = a.l[i];
+    out[4 * i + 1] = b.l[i];
+    out[4 * i + 2] = c.l[i];
+    out[4 * i + 3] = d.l[i];
+  }
+}
+#if defined(__GNUC__)
+inline void v_prefetch(const void* p) { __builtin_prefetch(p); }
+#else
+inline void v_prefetch(const void*) {}
+#endif
+
+// Adding 1.5 * 2^23 leaves n in the low bits of the sum; no conversion to int, which would be undefined for NaN.
+inline V v_exp2_int(V n) { SMOE_LANES(v_from_bits((v_to_bits(n.l[i] + 12582912.0f) + 127u) << 23)); }
 // Adding and taking away 1.5 * 2^23 leaves the nearest integer (ties to even) for |x| < 2^22, which is all that
 // exp's argument reduction needs.
 inline V v_round(V a) { SMOE_LANES((a.l[i] + 12582912.0f) - 12582912.0f); }

@@ -1,0 +1,79 @@
+#include "formats/packed_matrix.h"
+
+#include "formats/bf16.h"
+#include "formats/f32.h"
+
+namespace smoe {
+
+const char* weight_format_name(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::F32:
+      return "f32";
+    case WeightFormat::BF16:
+      return "bf16";
+  }
+  return "unknown";
+}
+
+WeightFormat natural_format(Dtype dtype) { return dtype == Dtype::BF16 ? WeightFormat::BF16 : WeightFormat::F32; }
+
+Status allocate_packed(int64_t rows, int64_t cols, WeightFormat format, PackedMatrix* out) {
+  // 2^40 keeps the roundings below from overflowing; the product is checked on its own.
+  constexpr int64_t kMaxSide = int64_t{1} << 40;
+  if (rows <= 0 || cols <= 0 || rows > kMaxSide || cols > kMaxSide) {
+    return error(Code::InvalidArgument, "a weight matrix needs positive sizes below 2^40, got [%lld, %lld]",
+                 static_cast<long long>(rows), static_cast<long long>(cols));
+  }
+  PackedMatrix matrix;
+  matrix.format = format;
+  matrix.rows = rows;
+  matrix.cols = cols;
+  size_t bytes = 0;
+  if (!checked_product(static_cast<size_t>(matrix.tiles()), matrix.tile_bytes(), &bytes)) {
+    return error(Code::OutOfMemory, "a weight matrix of [%lld, %lld] is larger than memory can be",
+                 static_cast<long long>(rows), static_cast<long long>(cols));
+  }
+  SMOE_RETURN_IF_ERROR(matrix.storage.allocate(bytes));
+  *out = std::move(matrix);
+  return Status();
+}
+
+void pack_tiles(const MatrixSource& source, PackedMatrix* out, int64_t first_tile, int64_t last_tile) {
+  for (int64_t tile = first_tile; tile < last_tile; ++tile) {
+    unsigned char* target = out->storage.as<unsigned char>() + static_cast<size_t>(tile) * out->tile_bytes();
+    switch (out->format) {
+      case WeightFormat::F32:
+        f32_format::pack_tile(source, tile, target);
+        break;
+      case WeightFormat::BF16:
+        bf16_format::pack_tile(source, tile, target);
+        break;
+    }
+  }
+}
+
+Status pack(const MatrixSource& source, WeightFormat format, PackedMatrix* out) {
+  if (source.dtype != Dtype::F32 && source.dtype != Dtype::F16 && source.dtype != Dtype::BF16) {
+    return error(Code::DtypeMismatch, "a weight matrix must be f32, f16 or bf16, got %s", dtype_name(source.dtype));
+  }
+  PackedMatrix matrix;
+  SMOE_RETURN_IF_ERROR(allocate_packed(source.rows, source.cols, format, &matrix));
+  pack_tiles(source, &matrix, 0, matrix.tiles());
+  *out = std::move(matrix);
+  return Status();
+}
+
+void unpack_row(const PackedMatrix& matrix, int64_t row, float* out) {
+  const unsigned char* tile = matrix.tile(row / kTileRows);
+  const int row_in_tile = static_cast<int>(row % kTileRows);
+  switch (matrix.format) {
+    case WeightFormat::F32:
+      f32_format::unpack_row(tile, row_in_tile, matrix.cols, out);
+      break;
+    case WeightFormat::BF16:
+      bf16_format::unpack_row(tile, row_in_tile, matrix.cols, out);
+      break;
+  }
+}
+
+}  // namespace smoe

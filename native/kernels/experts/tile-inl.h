@@ -1,0 +1,160 @@
+// The inner loop of every linear map: one or two P16 tiles times up to kMaxRows packed activation rows, all
+// accumulators in registers. An output is one sequential sum over k whatever m is and whether or not w1 is there, so
+// that a row's bits do not depend on its batch.
+#pragma once
+
+#include "kernels/kernel_table.h"
+#if defined(SMOE_NATIVE_DOT)
+#include "kernels/isa/dot-inl.h"
+#endif
+
+namespace {
+
+#if defined(__GNUC__)
+#define SMOE_INLINE inline __attribute__((always_inline))
+#define SMOE_UNROLL _Pragma("GCC unroll 16")
+// The compiler no longer knows where this pointer points: what is read through it is loaded a second time instead of
+// being kept in registers that the accumulators need.
+#define SMOE_FORGET(pointer) __asm__("" : "+r"(pointer))
+#else
+#define SMOE_INLINE inline
+#define SMOE_UNROLL
+#define SMOE_FORGET(pointer)
+#endif
+
+// What one chunk adds to T tiles x M rows, for each pair of weight and activation types.
+struct StepF32 {
+  using X = float;
+  static constexpr int kWords = 1;  // words of packed x per row and chunk
+  template <int M, int T>
+  static SMOE_INLINE void add(V (&acc)[T][M], const unsigned char* const (&w)[T], const X* x) {
+    V a[T];
+    SMOE_UNROLL
+    for (int t = 0; t < T; ++t) a[t] = v_load(reinterpret_cast<const float*>(w[t]));
+    SMOE_UNROLL
+    for (int r = 0; r < M; ++r) {
+      const V b = v_set(x[r]);
+      SMOE_UNROLL
+      for (int t = 0; t < T; ++t) acc[t][r] = v_fma(a[t], b, acc[t][r]);
+    }
+  }
+};
+
+// Both halves of a bf16 chunk in f32, all rows' even products first: even_of(r) and odd_of(r) are row r's activations.
+template <int M, int T, class Even, class Odd>
+SMOE_INLINE void add_halves(V (&acc)[T][M], const unsigned char* const (&w)[T], Even even_of, Odd odd_of) {
+  V a[T];
+  SMOE_UNROLL
+  for (int t = 0; t < T; ++t) a[t] = v_load_pairs(w[t]).even;
+  SMOE_UNROLL
+  for (int r = 0; r < M; ++r) {
+    const V b = even_of(r);
+    SMOE_UNROLL
+    for (int t = 0; t < T; ++t) acc[t][r] = v_fma(a[t], b, acc[t][r]);
+  }
+  SMOE_UNROLL
+  for (int t = 0; t < T; ++t) {
+    const unsigned char* again = w[t];
+    SMOE_FORGET(again);
+    a[t] = v_load_pairs(again).odd;
+  }
+  SMOE_UNROLL
+  for (int r = 0; r < M; ++r) {
+    const V b = odd_of(r);
+    SMOE_UNROLL
+    for (int t = 0; t < T; ++t) acc[t][r] = v_fma(a[t], b, acc[t][r]);
+  }
+}
+
+struct StepBf16Exact {
+  using X = float;
+  static constexpr int kWords = 2;
+  template <int M, int T>
+  static SMOE_INLINE void add(V (&acc)[T][M], const unsigned char* const (&w)[T], const X* x) {
+    add_halves<M, T>(acc, w, [x](int r) { return v_set(x[r]); }, [x](int r) { return v_set(x[M + r]); });
+  }
+};
+
+struct StepBf16Fast {
+  using X = uint32_t;
+  static constexpr int kWords = 1;
+  template <int M, int T>
+  static SMOE_INLINE void add(V (&acc)[T][M], const unsigned char* const (&w)[T], const X* x) {
+#if defined(SMOE_NATIVE_DOT)
+    VDot a[T];
+    SMOE_UNROLL
+    for (int t = 0; t < T; ++t) a[t] = v_load_dot(w[t]);
+    SMOE_UNROLL
+    for (int r = 0; r < M; ++r) {
+      const VDot b = v_set_dot(x[r]);
+      SMOE_UNROLL
+      for (int t = 0; t < T; ++t) acc[t][r] = v_dot(acc[t][r], a[t], b);
+    }
+#else
+    // A product of two bf16 values is exact in f32, so this rounds as the instruction does.
+    const X* again = x;
+    SMOE_FORGET(again);
+    add_halves<M, T>(
+        acc, w, [x](int r) { return v_set_pair(x[r]).even; }, [again](int r) { return v_set_pair(again[r]).odd; });
+#endif
+  }
+};
+
+template <class Step, int M, int T>
+void run_tiles(const unsigned char* const (&tiles)[T], const void* x, int64_t chunks, float* out) {
+  const typename Step::X* p = static_cast<const typename Step::X*>(x);
+  const unsigned char* w[T];
+  V acc[T][M];
+  SMOE_UNROLL
+  for (int t = 0; t < T; ++t) {
+    w[t] = tiles[t];
+    SMOE_UNROLL
+    for (int r = 0; r < M; ++r) acc[t][r] = v_zero();
+  }
+  for (int64_t c = 0; c < chunks; ++c) {
+    SMOE_UNROLL
+    for (int t = 0; t < T; ++t) v_prefetch(w[t] + kPrefetchBytes);
+    Step::template add<M, T>(acc, w, p);
+    SMOE_UNROLL
+    for (int t = 0; t < T; ++t) w[t] += 64;
+    p += M * Step::kWords;
+  }
+  SMOE_UNROLL
+  for (int t = 0; t < T; ++t) {
+    SMOE_UNROLL
+    for (int r = 0; r < M; ++r) v_store(out + r * smoe::kOutStride + 16 * t, acc[t][r]);
+  }
+}
+
+template <class Step, int M>
+void run_rows(const unsigned char* w0, const unsigned char* w1, const void* x, int64_t chunks, float* out) {
+  if (w1 != nullptr && M <= kPairRows) {
+    // the conditional keeps pair shapes that would spill from being compiled at all
+    run_tiles<Step, (M <= kPairRows ? M : 1), 2>({w0, w1}, x, chunks, out);
+    return;
+  }
+  run_tiles<Step, M, 1>({w0}, x, chunks, out);
+  if (w1 != nullptr) run_tiles<Step, M, 1>({w1}, x, chunks, out + 16);
+}
+
+template <class Step, int M = kMaxRows>
+void run_tile(const void* w0, const void* w1, const void* x, int64_t chunks, int m, float* out) {
+  if constexpr (M > 0) {
+    if (m != M) return run_tile<Step, M - 1>(w0, w1, x, chunks, m, out);
+    run_rows<Step, M>(static_cast<const unsigned char*>(w0), static_cast<const unsigned char*>(w1), x, chunks, out);
+  }
+}
+
+void k_tile_bf16_exact(const void* w0, const void* w1, const void* x, int64_t chunks, int m, float* out) {
+  run_tile<StepBf16Exact>(w0, w1, x, chunks, m, out);
+}
+
+void k_tile_bf16_fast(const void* w0, const void* w1, const void* x, int64_t chunks, int m, float* out) {
+  run_tile<StepBf16Fast>(w0, w1, x, chunks, m, out);
+}
+
+void k_tile_f32(const void* w0, const void* w1, const void* x, int64_t chunks, int m, float* out) {
+  run_tile<StepF32>(w0, w1, x, chunks, m, out);
+}
+
+}  // namespace

@@ -1,0 +1,75 @@
+// Loops that keep one unit of the machine busy, for the ceilings that benchmarks print beside their results.
+#pragma once
+
+#include "kernels/experts/tile-inl.h"
+#include "kernels/kernel_table.h"
+
+namespace {
+
+// v_max keeps the loads alive without making anything wait: four short chains.
+uint32_t k_probe_read(const void* data, int64_t bytes) {
+  const float* p = static_cast<const float*>(data);
+  V a = v_zero(), b = a, c = a, d = a;
+  for (int64_t i = 0; i < bytes; i += 256, p += 64) {
+    v_prefetch(reinterpret_cast<const char*>(p) + kPrefetchBytes);
+    v_prefetch(reinterpret_cast<const char*>(p) + kPrefetchBytes + 64);
+    v_prefetch(reinterpret_cast<const char*>(p) + kPrefetchBytes + 128);
+    v_prefetch(reinterpret_cast<const char*>(p) + kPrefetchBytes + 192);
+    a = v_max(a, v_load(p));
+    b = v_max(b, v_load(p + 16));
+    c = v_max(c, v_load(p + 32));
+    d = v_max(d, v_load(p + 48));
+  }
+  return static_cast<uint32_t>(v_max_lane(v_max(v_max(a, b), v_max(c, d))));
+}
+
+// Registers: 16 vector registers of AVX2 hold 12 half-chains and the two factors; latency 4 to 6 at one or two
+// operations per cycle needs 8 to 12 chains.
+#if defined(SMOE_NATIVE_DOT) || defined(__AVX512F__)
+constexpr int kChains = 16;
+#else
+constexpr int kChains = 6;
+#endif
+
+// acc*c + 1/2 with c in [0.5, 0.515] stays within [1/2, 32]: no subnormals, and the compiler cannot know the factors.
+float k_probe_fma(int64_t rounds, double* flops) {
+  volatile float source = 0.5f;
+  float lanes[16];  // all different, or the two halves of a V would be computed once
+  for (int i = 0; i < 16; ++i) lanes[i] = source + static_cast<float>(i) * 0.001f;
+  const V factor = v_load(lanes), other = v_set(source);
+  V acc[kChains];
+  SMOE_UNROLL
+  for (int i = 0; i < kChains; ++i) acc[i] = v_set(source + static_cast<float>(i));
+  for (int64_t n = 0; n < rounds; ++n) {
+    SMOE_UNROLL
+    for (int i = 0; i < kChains; ++i) acc[i] = v_fma(acc[i], factor, other);
+  }
+  V sum = v_zero();
+  SMOE_UNROLL
+  for (int i = 0; i < kChains; ++i) sum = v_add(sum, acc[i]);
+  *flops += static_cast<double>(rounds) * kChains * 32;
+  return v_sum(sum);
+}
+
+#if defined(SMOE_NATIVE_DOT)
+float k_probe_bf16(int64_t rounds, double* flops) {
+  volatile uint32_t source = 0x3a833a83u;  // the pair (1e-3, 1e-3)
+  const VDot factor = v_set_dot(source), other = v_set_dot(source);
+  V acc[kChains];
+  SMOE_UNROLL
+  for (int i = 0; i < kChains; ++i) acc[i] = v_set(static_cast<float>(i));
+  for (int64_t n = 0; n < rounds; ++n) {
+    SMOE_UNROLL
+    for (int i = 0; i < kChains; ++i) acc[i] = v_dot(acc[i], factor, other);
+  }
+  V sum = v_zero();
+  SMOE_UNROLL
+  for (int i = 0; i < kChains; ++i) sum = v_add(sum, acc[i]);
+  *flops += static_cast<double>(rounds) * kChains * 64;
+  return v_sum(sum);
+}
+#else
+constexpr float (*k_probe_bf16)(int64_t, double*) = nullptr;
+#endif
+
+}  // namespace

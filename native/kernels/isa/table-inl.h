@@ -1,0 +1,28 @@
+// Every kernel body, and the table of them; included last by each instruction set's file, which first defines
+//   SMOE_ISA_TABLE, SMOE_ISA_NAME      the table's variable and its name
+//   kMaxRows, kPairRows                rows per call; rows up to which two tiles' accumulators fit in registers at once
+//   kPrefetchBytes                     how far ahead of the load a weight stream is prefetched
+#pragma once
+
+#include "kernels/experts/activation-inl.h"
+#include "kernels/experts/pack-inl.h"
+#include "kernels/experts/tile-inl.h"
+#include "kernels/isa/math-inl.h"
+#include "kernels/isa/probe-inl.h"
+
+#include "kernels/attention/attention-inl.h"
+#include "kernels/combine/combine-inl.h"
+#include "kernels/norm/norm-inl.h"
+#include "kernels/route/score-inl.h"
+
+namespace smoe {
+
+extern const KernelTable SMOE_ISA_TABLE;
+const KernelTable SMOE_ISA_TABLE = {
+    SMOE_ISA_NAME, kMaxRows,     k_tile_bf16_exact, k_tile_bf16_fast, k_tile_f32, k_pack_rows_f32, k_pack_rows_bf16,
+    k_glu,         k_mlp,        k_combine,         k_axpy,           k_rms_norm, k_layer_norm,    k_add,
+    k_rotate,      k_round_bf16, k_attend_f32,      k_attend_bf16,    k_softmax,  k_sigmoid,       k_log_sum_exp,
+    k_probe_read,  k_probe_fma,  k_probe_bf16,
+};
+
+}  // namespace smoe
