@@ -1,11 +1,3 @@
-<<<<<<< HEAD
-module.exports = {
-  testEnvironment: '<rootDir>/test/environment.cjs',
-  roots: ['<rootDir>/lib', '<rootDir>/test'],
-  testMatch: ['**/*.test.ts'],
-  modulePathIgnorePatterns: ['<rootDir>/build', '<rootDir>/dist'],
-  collectCoverageFrom: ['lib/**/*.ts', '!lib/**/*.d.ts'],
-=======
 'use strict'
 
 module.exports = {
@@ -13,9 +5,8 @@ module.exports = {
   roots: ['<rootDir>/test'],
   testMatch: ['**/*.test.ts'],
   modulePathIgnorePatterns: ['<rootDir>/build', '<rootDir>/dist'],
-  collectCoverageFrom: ['lib/**/*.ts'],
+  collectCoverageFrom: ['lib/**/*.ts', '!lib/**/*.d.ts'],
   testTimeout: 60_000,
->>>>>>> bindings
   transform: {
     '^.+\\.ts$': [
       '@swc/jest',

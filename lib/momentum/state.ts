@@ -16,6 +16,7 @@ const refusals: ReadonlySet<string> = new Set([
   'ERR_SMOE_SHAPE_MISMATCH',
   'ERR_SMOE_DTYPE_MISMATCH',
   'ERR_SMOE_DETACHED_BUFFER',
+  'ERR_SMOE_NON_FINITE_INPUT',
   'ERR_SMOE_DISPOSED',
 ])
 
