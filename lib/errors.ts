@@ -77,7 +77,8 @@ export function describe(value: unknown): string {
   }
   const name = (value as { constructor?: { name?: unknown } }).constructor?.name
   const kind = typeof name === 'string' && name !== '' ? name : 'object'
-  return ArrayBuffer.isView(value) ? `${kind} of ${value.byteLength} bytes` : `an instance of ${kind}`
+  if (ArrayBuffer.isView(value) && 'length' in value) return `${kind} of length ${String(value.length)}`
+  return `an instance of ${kind}`
 }
 
 /** The code of any error, or undefined. */

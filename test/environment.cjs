@@ -1,6 +1,5 @@
-'use strict'
-// jest runs tests in a realm of their own; what the addon makes belongs to Node's. Sharing the array classes lets
-// `instanceof Float32Array` and toEqual work on both.
+// The addon makes its typed arrays and errors in Node's own realm, jest runs tests in another: share the array classes,
+// so that instanceof and toEqual work.
 const { TestEnvironment } = require('jest-environment-node')
 
 const shared = [

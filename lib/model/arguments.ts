@@ -1,5 +1,5 @@
 import type { SamplingOptions } from '../../binding'
-import { SmoeError, typeError } from '../errors'
+import { SmoeError, rangeError, typeError } from '../errors'
 import { arrayKind, checkBoolean, checkFunction, checkInteger, checkNumber, checkSignal } from '../validate'
 
 /** Token ids as callers have them. */
@@ -38,8 +38,7 @@ export function checkIds(name: string, value: unknown, vocab: number): Int32Arra
     throw typeError(name, 'an array of token ids', value)
   }
   const list = value as ArrayLike<unknown>
-  if (list.length === 0)
-    throw new SmoeError('ERR_SMOE_INVALID_ARGUMENT', `${name} must hold at least one token id`)
+  if (list.length === 0) throw rangeError(name, 'at least one token id', [])
   const ids = new Int32Array(list.length)
   for (let i = 0; i < ids.length; i++) {
     const id = list[i]

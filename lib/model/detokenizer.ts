@@ -3,6 +3,9 @@ import type { Tokenizer } from './tokenizer'
 /** Most tokens a held-back character may span before its pieces are given out as they are. */
 const maxHeld = 16
 
+/** Enough of the prompt that a decoder no longer takes the next token for the first of a text. */
+const contextTokens = 4
+
 /**
  * Text of a growing list of tokens, piece by piece. A character whose bytes are split over tokens is held back until
  * its last token comes, and each piece is decoded together with the one before it, because decoders treat the first
@@ -13,8 +16,11 @@ export class Detokenizer {
   #context: number[] = []
   #held: number[] = []
 
-  constructor(tokenizer: Pick<Tokenizer, 'decodeRaw'>) {
+  /** @param prompt tokens that come before the first pushed one: the text continues theirs */
+  constructor(tokenizer: Pick<Tokenizer, 'decodeRaw'>, prompt: ArrayLike<number> = []) {
     this.#tokenizer = tokenizer
+    const last = Array.from(prompt).slice(-contextTokens)
+    if (!tokenizer.decodeRaw(last).endsWith('\ufffd')) this.#context = last
   }
 
   /** The text that `id` completes; '' while a character is incomplete. */

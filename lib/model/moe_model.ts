@@ -129,7 +129,8 @@ export class MoeModel {
           `${next.length + (plan.maxNewTokens ?? 1) - 1} positions; contextLength is ${this.contextLength}`,
       )
     }
-    const detokenizer = this.#tokenizerIfAny()
+    const tokenizer = this.#tokenizerIfAny()
+    const detokenizer = tokenizer === undefined ? undefined : new Detokenizer(tokenizer, next)
     const cache = guarded(() => new (native().KvCache)(this.#decoder, this.contextLength))
     this.#caches.add(cache)
     try {
@@ -197,6 +198,7 @@ export class MoeModel {
   /** Text of token ids. */
   decode(ids: TokenIds, options?: { skipSpecialTokens?: boolean }): string {
     const { skipSpecialTokens = false } = checkOptions('options', options)
+    if ((ids as TokenIds | undefined)?.length === 0) return ''
     const list = Array.from(checkIds('ids', ids, this.vocab))
     return this.#requireTokenizer().decode(list, checkBoolean('skipSpecialTokens', skipSpecialTokens))
   }
@@ -264,9 +266,9 @@ export class MoeModel {
     return this.#tokenizer
   }
 
-  #tokenizerIfAny(): Detokenizer | undefined {
+  #tokenizerIfAny(): Tokenizer | undefined {
     try {
-      return new Detokenizer(this.#requireTokenizer())
+      return this.#requireTokenizer()
     } catch (error) {
       if ((error as SmoeError).code === 'ERR_SMOE_TOKENIZER_UNAVAILABLE') return undefined
       throw error

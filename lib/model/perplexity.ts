@@ -1,5 +1,5 @@
 import type { Decoder } from '../../binding'
-import { SmoeError } from '../errors'
+import { rangeError } from '../errors'
 import { abortable } from '../native'
 
 export interface PerplexityResult {
@@ -32,11 +32,8 @@ export async function windowedPerplexity(
 ): Promise<PerplexityResult> {
   const windows = Math.min(Math.floor((ids.length - 1) / context), Math.floor(limitTokens / context))
   if (windows < 1) {
-    throw new SmoeError(
-      'ERR_SMOE_INVALID_ARGUMENT',
-      `text must have at least context + 1 = ${context + 1} tokens and limitTokens at least ${context}, ` +
-        `got ${ids.length} tokens and limitTokens ${limitTokens}`,
-    )
+    const expected = `at least context + 1 = ${context + 1} tokens long, with limitTokens at least ${context}`
+    throw rangeError('text', expected, ids)
   }
   const total = windows * context
   let nll = 0

@@ -49,11 +49,13 @@ export class Tokenizer {
   }
 
   decode(ids: readonly number[], skipSpecialTokens = false): string {
+    if (ids.length === 0) return '' // the library refuses an empty list
     return this.#hf.decode(ids as number[], { skip_special_tokens: skipSpecialTokens })
   }
 
   /** Decodes without tidying spaces, so that a longer list only ever adds text. */
   decodeRaw(ids: readonly number[]): string {
+    if (ids.length === 0) return ''
     return this.#hf.decode(ids as number[], {
       skip_special_tokens: true,
       clean_up_tokenization_spaces: false,

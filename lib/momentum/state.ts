@@ -16,6 +16,7 @@ const refusals: ReadonlySet<string> = new Set([
   'ERR_SMOE_SHAPE_MISMATCH',
   'ERR_SMOE_DTYPE_MISMATCH',
   'ERR_SMOE_DETACHED_BUFFER',
+  'ERR_SMOE_NON_FINITE_INPUT',
   'ERR_SMOE_DISPOSED',
 ])
 
@@ -109,6 +110,7 @@ export class MomentumState {
       throw reused(`state was given to layer ${index} after layer ${this.#lastIndex}`)
     }
     const lastIndex = this.#lastIndex
+    const depth = this.#native.depth
     this.#busy = true
     this.#visited.add(layer)
     if (index !== undefined) this.#lastIndex = index
@@ -118,7 +120,7 @@ export class MomentumState {
       this.#visited.delete(layer)
       this.#lastIndex = lastIndex
       // Refused arguments change nothing; a call that had begun may have written some rows.
-      this.#broken = !refusals.has(codeOf(error) ?? '')
+      this.#broken = !refusals.has(codeOf(error) ?? '') || this.#native.depth !== depth
     }
   }
 

@@ -1,7 +1,8 @@
 import type { NativeRouterConfig } from '../../binding'
 import { describe } from '../errors'
+import { SpecReader, invalidSpec } from '../spec_reader'
 import { arrayKind } from '../validate'
-import { type RouterSpec, SpecReader, invalidSpec } from './spec'
+import type { RouterSpec } from './spec'
 
 /** A checked RouterSpec, still without the number of experts. */
 export type RouterPlan = Omit<NativeRouterConfig, 'experts'> & { affinity: 'linear' | 'external' | undefined }

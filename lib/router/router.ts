@@ -1,11 +1,12 @@
 import type { NativeRouterConfig, NativeRouting, Router as NativeRouter } from '../../binding'
 import { SmoeError, rangeError } from '../errors'
 import { abortable, guarded, native } from '../native'
+import { invalidSpec } from '../spec_reader'
 import { weightSource } from '../tensor/source'
 import { Tensor, checkFloatTensor, checkShaped } from '../tensor/tensor'
 import { checkOptions, checkSignal, shapeText } from '../validate'
 import { type RouterPlan, configFor, planRouter } from './config'
-import { type RouterSpec, invalidSpec } from './spec'
+import type { RouterSpec } from './spec'
 
 /** Weights of a linear router. */
 export interface RouterWeights {

@@ -6,13 +6,14 @@
 namespace smoe {
 
 Napi::Function DecoderObject::define(Napi::Env env) {
-  return DefineClass(env, kName,
-                     {StaticMethod<&DecoderObject::create>("create"),
-                      async_method<&DecoderObject::add_layer>("addLayer"), method<&DecoderObject::finish>("finish"),
-                      getter<&DecoderObject::bytes>("bytes"), async_method<&DecoderObject::forward>("forward"),
-                      async_method<&DecoderObject::step>("step"), async_method<&DecoderObject::nll>("nll"),
-                      async_method<&DecoderObject::trace>("trace"), method<&DecoderObject::counts>("counts"),
-                      method<&DecoderObject::reset_stats>("resetStats"), method<&DecoderObject::dispose>("dispose")});
+  return DefineClass(
+      env, kName,
+      {StaticMethod<&DecoderObject::create>("create"), async_method<&DecoderObject::add_layer>("addLayer"),
+       method<&DecoderObject::finish>("finish"), getter<&DecoderObject::bytes>("bytes"),
+       async_method<&DecoderObject::forward>("forward"), async_method<&DecoderObject::step>("step"),
+       async_method<&DecoderObject::nll>("nll"), async_method<&DecoderObject::trace>("trace"),
+       method<&DecoderObject::counts>("counts"), method<&DecoderObject::reset_stats>("resetStats"),
+       method<&DecoderObject::dispose>("dispose")});
 }
 
 DecoderObject::DecoderObject(const Napi::CallbackInfo& info) : TaggedObject(info) {
@@ -74,7 +75,7 @@ Napi::Value DecoderObject::trace(const Napi::CallbackInfo& info) {
 Napi::Value DecoderObject::counts(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const NativeDecoder& decoder = *ready(env);
-  Napi::Array result = Napi::Array::New(env);
+  Napi::Array result = Napi::Array::New(env);  // not const: a const array's elements are copies
   const uint64_t* row = decoder.counts.data();
   uint32_t index = 0;
   for (const DecoderLayer& layer : decoder.decoder.layers) {

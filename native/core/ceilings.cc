@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <thread>
 
 #if defined(__linux__)
 #include <unistd.h>
@@ -15,9 +14,8 @@
 namespace smoe {
 namespace {
 
-constexpr int kMaxLanes = 512;
 constexpr int kLaps = 7;
-// 16 times the L3 share that a thread of a current server has, so that hardly anything survives until the next lap.
+// 16 times a 32 MiB L3, so that hardly anything survives in it until the next lap.
 constexpr size_t kDramBytes = size_t{512} << 20;
 constexpr double kLapSeconds = 0.01;
 
@@ -67,7 +65,7 @@ class Stopwatch {
  private:
   ThreadPool& pool_;
   int threads_;
-  Lane lanes_[kMaxLanes];
+  Lane lanes_[kMaxPoolThreads];
 };
 
 // Bytes per second of reading `slice` bytes per thread `passes` times.
@@ -124,7 +122,8 @@ size_t l3_slice(int threads) {
 Status measure_ceilings(ThreadPool& pool, int threads, const CancelFlag* cancel, Ceilings* out) {
   const KernelTable* table = kernels();
   if (table == nullptr) return error(Code::IsaUnavailable, "SMOE_ISA names an instruction set that this CPU lacks");
-  threads = std::max(1, std::min({threads, pool.size(), kMaxLanes}));
+  if (cancelled(cancel)) return error(Code::Cancelled, "cancelled");
+  threads = std::max(1, std::min({threads, pool.size(), kMaxPoolThreads}));
   Buffer buffer;
   SMOE_RETURN_IF_ERROR(buffer.allocate(kDramBytes));
   // Not zero: untouched or merged zero pages would be read from cache.
