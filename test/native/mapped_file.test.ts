@@ -71,22 +71,24 @@ describe('MappedFile', () => {
   test('weights at odd offsets; close() while they are packed', async () => {
     const moe = tinyMoe()
     const parts: Uint8Array[] = [Uint8Array.of(1)]
-    let offset = 1
-    let file!: MappedFile
-    const sources: (() => TensorSource)[] = []
+    let end = 1
     const place = ({ data, shape }: Matrix) => {
-      const at = offset
+      const offset = end
       parts.push(new Uint8Array(data.buffer))
-      offset += data.byteLength
-      return () => ({ file, offset: at, dtype: 'f32' as const, shape })
+      end += data.byteLength
+      return (file: MappedFile): TensorSource => ({ file, offset, dtype: 'f32', shape })
     }
     const experts = moe.experts.map(({ gate, up, down }) => [place(gate), place(up), place(down)])
-    sources.push(place(moe.router))
-    file = new addon.MappedFile(write('weights', Buffer.concat(parts)))
+    const router = place(moe.router)
+    const file = new addon.MappedFile(write('weights', Buffer.concat(parts)))
     const desc = {
       ...moe.desc,
-      routerWeight: sources[0]!(),
-      experts: experts.map(([gate, up, down]): NativeExpert => ({ gate: gate!(), up: up!(), down: down!() })),
+      routerWeight: router(file),
+      experts: experts.map(([gate, up, down]): NativeExpert => ({
+        gate: gate!(file),
+        up: up!(file),
+        down: down!(file),
+      })),
     }
     const creating = addon.MoeLayer.create(desc, 'exact')
     file.close()
