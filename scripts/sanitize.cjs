@@ -23,6 +23,7 @@ function build(dir, sanitize, options) {
     dir,
     `-DSMOE_SANITIZE=${sanitize}`,
     '-DCMAKE_BUILD_TYPE=RelWithDebInfo',
+    '-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1 -DNDEBUG', // -O2 takes twice as long to compile and finds no more
     ...options,
   ]
   if (spawnSync('ninja', ['--version']).status === 0 && !fs.existsSync(path.join(dir, 'CMakeCache.txt'))) {
