@@ -1,3 +1,4 @@
+import { describe } from '../errors'
 import { type ConfigReader, unsupported } from './config'
 
 /** Rotary position embedding of one model. */
@@ -30,7 +31,8 @@ export function readRope(
     throw config.fail('partial_rotary_factor', 'such that an even number of head dimensions rotate', partial)
   }
   const invFreq = baseFrequencies(theta, dims)
-  const type = String(scaling?.raw('rope_type', 'type') ?? 'default')
+  const given = scaling?.raw('rope_type', 'type') ?? 'default'
+  const type = typeof given === 'string' ? given : describe(given)
   if (scaling === undefined || type === 'default') return { invFreq, scale: 1 }
   switch (type) {
     case 'linear':
