@@ -133,8 +133,13 @@ export class MoeLayer {
   readonly expertCount: number
   readonly slots: number
   readonly bytes: number
-  /** hidden is copied before the call returns; out is written by the addon and must not be reachable by the user until settled. */
-  forward(hidden: Float32Array | Uint16Array, dtype: FloatDtypeName, tokens: number, out: Float32Array | Uint16Array, options?: MoeForwardOptions): Promise<void>
+  /**
+   * Resolves with `out`. hidden and the options' arrays are copied before the call returns. A given `out` is written when
+   * the promise settles, on the JS thread; without one the addon makes the array and fills it on its own thread, which
+   * spares a copy of large results.
+   */
+  forward(hidden: Float32Array | Uint16Array, dtype: FloatDtypeName, tokens: number, out: Float32Array | Uint16Array | undefined, options?: MoeForwardOptions): Promise<Float32Array | Uint16Array>
+  /** No copies: reads hidden and writes out (of the same dtype) in place. */
   forwardSync(hidden: Float32Array | Uint16Array, dtype: FloatDtypeName, tokens: number, out: Float32Array | Uint16Array, options?: MoeForwardOptions): void
   /** Assignments per expert since creation or resetStats(). */
   counts(): Float64Array

@@ -119,6 +119,7 @@ export class MoeLayer {
   async forward(hidden: Tensor, options?: ForwardOptions): Promise<Tensor>
   async forward(hidden: Tensor, options?: ForwardOptions): Promise<Tensor> {
     const tokens = this.#checkHidden(hidden)
+    const dtype = hidden.dtype as FloatDtype
     const { router, ...rest } = checkOptions('options', options)
     const signal = checkSignal(rest.signal)
     const out = rest.out === undefined ? undefined : this.#checkOut(rest.out, hidden, tokens)
@@ -131,21 +132,17 @@ export class MoeLayer {
       args = { ...args, ...this.#nativeOptions({ routing }, tokens) }
       hidden = input
     }
+    signal?.throwIfAborted()
     const leave = rest.state?.enter(this, this.layerIndex, tokens, this.hidden)
     try {
-      const data = allocate(hidden.dtype as FloatDtype, tokens * this.hidden)
-      if (tokens > 0) {
-        await abortable(signal, (cancel) =>
-          this.#native.forward(hidden.data() as Float32Array, hidden.dtype as FloatDtype, tokens, data, {
-            ...args,
-            cancel,
-          }),
-        )
-      }
+      const result = await abortable(signal, (cancel) =>
+        this.#native.forward(hidden.data() as Float32Array, dtype, tokens, out?.data() as Float32Array, {
+          ...args,
+          cancel,
+        }),
+      )
       leave?.()
-      if (out === undefined) return Tensor.wrap(data, [tokens, this.hidden], hidden.dtype as FloatDtype)
-      out.data().set(data)
-      return out
+      return out ?? Tensor.wrap(result, [tokens, this.hidden], dtype)
     } catch (error) {
       leave?.(error ?? new SmoeError('ERR_SMOE_INTERNAL', 'failed without a reason'))
       throw error

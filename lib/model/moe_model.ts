@@ -198,6 +198,7 @@ export class MoeModel {
   /** Text of token ids. */
   decode(ids: TokenIds, options?: { skipSpecialTokens?: boolean }): string {
     const { skipSpecialTokens = false } = checkOptions('options', options)
+    if ((ids as TokenIds | undefined)?.length === 0) return ''
     const list = Array.from(checkIds('ids', ids, this.vocab))
     return this.#requireTokenizer().decode(list, checkBoolean('skipSpecialTokens', skipSpecialTokens))
   }

@@ -110,6 +110,7 @@ export class MomentumState {
       throw reused(`state was given to layer ${index} after layer ${this.#lastIndex}`)
     }
     const lastIndex = this.#lastIndex
+    const depth = this.#native.depth
     this.#busy = true
     this.#visited.add(layer)
     if (index !== undefined) this.#lastIndex = index
@@ -119,7 +120,7 @@ export class MomentumState {
       this.#visited.delete(layer)
       this.#lastIndex = lastIndex
       // Refused arguments change nothing; a call that had begun may have written some rows.
-      this.#broken = !refusals.has(codeOf(error) ?? '')
+      this.#broken = !refusals.has(codeOf(error) ?? '') || this.#native.depth !== depth
     }
   }
 

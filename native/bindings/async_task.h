@@ -44,8 +44,8 @@ class AsyncTask {
   friend class LiveTasks;
   enum State { kWaiting, kRunning, kAbandoned };
 
-  void execute() noexcept;                // op thread
-  void settle(Napi::Env env) noexcept;    // JS thread
+  void execute() noexcept;              // op thread
+  void settle(Napi::Env env) noexcept;  // JS thread
   void drop_js() noexcept { kept_.Reset(); }
 
   std::atomic<int> state_{kWaiting};

@@ -17,8 +17,9 @@ struct ArrayType {
 
 // Indexed by napi_typedarray_type.
 constexpr ArrayType kArrayTypes[] = {
-    {"Int8Array", 1},    {"Uint8Array", 1},   {"Uint8ClampedArray", 1}, {"Int16Array", 2},    {"Uint16Array", 2},   {"Int32Array", 4},
-    {"Uint32Array", 4},  {"Float32Array", 4}, {"Float64Array", 8},      {"BigInt64Array", 8}, {"BigUint64Array", 8},
+    {"Int8Array", 1},    {"Uint8Array", 1},    {"Uint8ClampedArray", 1}, {"Int16Array", 2},
+    {"Uint16Array", 2},  {"Int32Array", 4},    {"Uint32Array", 4},       {"Float32Array", 4},
+    {"Float64Array", 8}, {"BigInt64Array", 8}, {"BigUint64Array", 8},
 };
 constexpr int kArrayTypeCount = sizeof kArrayTypes / sizeof kArrayTypes[0];
 
@@ -171,8 +172,8 @@ TypedView typed_array(napi_env env, napi_value value, const char* name, napi_typ
   }
   view.length = static_cast<int64_t>(count);
   if (length != kAnyLength && view.length != length) {
-    throw_error(env, Code::ShapeMismatch, "%s must have %lld elements, got %lld", name,
-                static_cast<long long>(length), static_cast<long long>(view.length));
+    throw_error(env, Code::ShapeMismatch, "%s must have %lld elements, got %lld", name, static_cast<long long>(length),
+                static_cast<long long>(view.length));
   }
   return view;
 }

@@ -75,7 +75,7 @@ Napi::Value DecoderObject::trace(const Napi::CallbackInfo& info) {
 Napi::Value DecoderObject::counts(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const NativeDecoder& decoder = *ready(env);
-  const Napi::Array result = Napi::Array::New(env);
+  Napi::Array result = Napi::Array::New(env);  // not const: a const array's elements are copies
   const uint64_t* row = decoder.counts.data();
   uint32_t index = 0;
   for (const DecoderLayer& layer : decoder.decoder.layers) {

@@ -178,8 +178,9 @@ Sampling parse_sampling(napi_env env, napi_value value) {
   sampling.top_k = static_cast<int>(integer(env, field("topK"), "sampling.topK", 0, INT32_MAX));
   sampling.seed = static_cast<uint32_t>(integer(env, field("seed"), "sampling.seed", 0, UINT32_MAX));
   if (!(sampling.temperature >= 0) || !(sampling.top_p > 0 && sampling.top_p <= 1)) {
-    throw_error(env, Code::InvalidArgument, "sampling: temperature must be at least 0 and topP in (0, 1], got %g and %g",
-                sampling.temperature, sampling.top_p);
+    throw_error(env, Code::InvalidArgument,
+                "sampling: temperature must be at least 0 and topP in (0, 1], got %g and %g", sampling.temperature,
+                sampling.top_p);
   }
   return sampling;
 }

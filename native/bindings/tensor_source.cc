@@ -41,8 +41,7 @@ TensorSource TensorSource::parse(napi_env env, napi_value value, const std::stri
   const napi_value data = property(env, value, "data", name.c_str());
   const napi_value offset = property(env, value, "offset", name.c_str());
   source.dtype_ = float_dtype(env, property(env, value, "dtype", name.c_str()), (name + ".dtype").c_str());
-  const std::vector<int64_t> shape =
-      parse_shape(env, property(env, value, "shape", name.c_str()), name + ".shape");
+  const std::vector<int64_t> shape = parse_shape(env, property(env, value, "shape", name.c_str()), name + ".shape");
   if (shape.size() != expected.size() || !std::equal(shape.begin(), shape.end(), expected.begin())) {
     throw_error(env, Code::ShapeMismatch, "%s must have shape %s, got %s", name.c_str(),
                 shape_text(expected.begin(), expected.size()).c_str(), shape_text(shape.data(), shape.size()).c_str());
@@ -61,8 +60,7 @@ TensorSource TensorSource::parse(napi_env env, napi_value value, const std::stri
   }
   source.file_ = MappedFileObject::from(env, file, (name + ".file").c_str()).file(env);
   const size_t size = source.file_->size();
-  source.offset_ =
-      static_cast<size_t>(integer(env, offset, (name + ".offset").c_str(), 0, static_cast<int64_t>(size)));
+  source.offset_ = static_cast<size_t>(integer(env, offset, (name + ".offset").c_str(), 0, static_cast<int64_t>(size)));
   if (bytes > size - source.offset_) {
     throw_error(env, Code::InvalidArgument, "%s needs %zu bytes at offset %zu, but the file has only %zu", name.c_str(),
                 bytes, source.offset_, size);

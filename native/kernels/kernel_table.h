@@ -41,7 +41,9 @@ struct ResidualState {
 
 constexpr int kOutStride = 32;  // floats per row of a tile-pair result: two tiles of 16
 
-// out[row][0..15] (and [16..31] when w1 is given) = sum over k ascending of tile rows times activation rows.
+// out[row][0..15] (and [16..31] when w1 is given) = sum over k ascending of tile rows times activation rows
+// (tile_bf16_fast: within a pair the odd k first, as vdpbf16ps does, so that every instruction set gives the same
+// bits).
 //   w0, w1   tiles (P16, packed_matrix.h); w1 may be null
 //   x        packed activations: BF16 [chunks][m] pairs (k even in the low half), F32 [chunks*chunk_cols][m] floats
 //   m        rows, 1..max_rows of the table

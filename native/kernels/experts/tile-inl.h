@@ -19,7 +19,7 @@ namespace {
 #else
 #define SMOE_INLINE inline
 #define SMOE_UNROLL
-#define SMOE_FORGET(pointer)
+#define SMOE_FORGET(pointer) (void)0
 #endif
 
 // What one chunk adds to T tiles x M rows, for each pair of weight and activation types.
@@ -40,27 +40,24 @@ struct StepF32 {
   }
 };
 
-// Both halves of a bf16 chunk in f32, all rows' even products first: even_of(r) and odd_of(r) are row r's activations.
-template <int M, int T, class Even, class Odd>
-SMOE_INLINE void add_halves(V (&acc)[T][M], const unsigned char* const (&w)[T], Even even_of, Odd odd_of) {
+template <bool Odd>
+SMOE_INLINE V half_of(VPair pair) {
+  return Odd ? pair.odd : pair.even;
+}
+
+// Again: this chunk's other half was read just before.
+template <bool Odd, bool Again, int M, int T, class Rows>
+SMOE_INLINE void add_half(V (&acc)[T][M], const unsigned char* const (&w)[T], Rows x_of) {
   V a[T];
   SMOE_UNROLL
-  for (int t = 0; t < T; ++t) a[t] = v_load_pairs(w[t]).even;
-  SMOE_UNROLL
-  for (int r = 0; r < M; ++r) {
-    const V b = even_of(r);
-    SMOE_UNROLL
-    for (int t = 0; t < T; ++t) acc[t][r] = v_fma(a[t], b, acc[t][r]);
-  }
-  SMOE_UNROLL
   for (int t = 0; t < T; ++t) {
-    const unsigned char* again = w[t];
-    SMOE_FORGET(again);
-    a[t] = v_load_pairs(again).odd;
+    const unsigned char* p = w[t];
+    if constexpr (Again) SMOE_FORGET(p);
+    a[t] = half_of<Odd>(v_load_pairs(p));
   }
   SMOE_UNROLL
   for (int r = 0; r < M; ++r) {
-    const V b = odd_of(r);
+    const V b = x_of(r);
     SMOE_UNROLL
     for (int t = 0; t < T; ++t) acc[t][r] = v_fma(a[t], b, acc[t][r]);
   }
@@ -71,7 +68,8 @@ struct StepBf16Exact {
   static constexpr int kWords = 2;
   template <int M, int T>
   static SMOE_INLINE void add(V (&acc)[T][M], const unsigned char* const (&w)[T], const X* x) {
-    add_halves<M, T>(acc, w, [x](int r) { return v_set(x[r]); }, [x](int r) { return v_set(x[M + r]); });
+    add_half<false, false, M, T>(acc, w, [x](int r) { return v_set(x[r]); });
+    add_half<true, true, M, T>(acc, w, [x](int r) { return v_set(x[M + r]); });
   }
 };
 
@@ -91,11 +89,12 @@ struct StepBf16Fast {
       for (int t = 0; t < T; ++t) acc[t][r] = v_dot(acc[t][r], a[t], b);
     }
 #else
-    // A product of two bf16 values is exact in f32, so this rounds as the instruction does.
+    // The same bits as the instruction: it adds the odd product first, then the even one, each rounded once; and since
+    // a product of two bf16 values is exact in f32, it does not matter whether v_fma fuses.
     const X* again = x;
     SMOE_FORGET(again);
-    add_halves<M, T>(
-        acc, w, [x](int r) { return v_set_pair(x[r]).even; }, [again](int r) { return v_set_pair(again[r]).odd; });
+    add_half<true, false, M, T>(acc, w, [x](int r) { return v_set_pair(x[r]).odd; });
+    add_half<false, true, M, T>(acc, w, [again](int r) { return v_set_pair(again[r]).even; });
 #endif
   }
 };
@@ -128,10 +127,8 @@ void run_tiles(const unsigned char* const (&tiles)[T], const void* x, int64_t ch
 
 template <class Step, int M>
 void run_rows(const unsigned char* w0, const unsigned char* w1, const void* x, int64_t chunks, float* out) {
-  if (w1 != nullptr && M <= kPairRows) {
-    // the conditional keeps pair shapes that would spill from being compiled at all
-    run_tiles<Step, (M <= kPairRows ? M : 1), 2>({w0, w1}, x, chunks, out);
-    return;
+  if constexpr (M <= kPairRows) {
+    if (w1 != nullptr) return run_tiles<Step, M, 2>({w0, w1}, x, chunks, out);
   }
   run_tiles<Step, M, 1>({w0}, x, chunks, out);
   if (w1 != nullptr) run_tiles<Step, M, 1>({w1}, x, chunks, out + 16);

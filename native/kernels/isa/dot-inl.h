@@ -1,4 +1,5 @@
-// The AVX-512 BF16 dot product of pairs: acc + w.even*x.even rounded, then + w.odd*x.odd rounded, on 16 lanes. Included
+// The AVX-512 BF16 dot product of pairs: acc + w.odd*x.odd rounded, then + w.even*x.even rounded,
+// on 16 lanes. Included
 // after vec_avx512.h by the instruction sets that define SMOE_NATIVE_DOT.
 #pragma once
 
