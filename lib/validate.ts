@@ -57,14 +57,15 @@ export function checkOneOf<T extends string>(name: string, value: unknown, allow
 
 /** An AbortSignal, also one of another realm. */
 export function checkSignal(value: unknown): AbortSignal | undefined {
-  if (value === undefined || isSignal(value)) return value
-  throw typeError('signal', 'an AbortSignal', value)
+  if (value === undefined) return undefined
+  if (!isSignal(value)) throw typeError('signal', 'an AbortSignal', value)
+  return value
 }
 
 function isSignal(value: unknown): value is AbortSignal {
   if (typeof value !== 'object' || value === null) return false
-  if (!('aborted' in value) || typeof value.aborted !== 'boolean') return false
-  return 'addEventListener' in value && typeof value.addEventListener === 'function'
+  const { aborted, addEventListener } = value as { aborted?: unknown; addEventListener?: unknown }
+  return typeof aborted === 'boolean' && typeof addEventListener === 'function'
 }
 
 /** The class name of a typed array ("Float32Array"), whatever realm it comes from; undefined for anything else. */

@@ -31,8 +31,7 @@ export function readRope(
     throw config.fail('partial_rotary_factor', 'such that an even number of head dimensions rotate', partial)
   }
   const invFreq = baseFrequencies(theta, dims)
-  const given = scaling?.raw('rope_type', 'type') ?? 'default'
-  const type = typeof given === 'string' ? given : describe(given)
+  const type = scaling?.raw('rope_type', 'type') ?? 'default'
   if (scaling === undefined || type === 'default') return { invFreq, scale: 1 }
   switch (type) {
     case 'linear':
@@ -43,7 +42,7 @@ export function readRope(
       return yarn(scaling, invFreq, theta, maxPositions)
     default:
       throw unsupported(
-        `rope type '${type}' in ${config.file} is not supported; known: default, linear, llama3, yarn`,
+        `rope type ${describe(type)} in ${config.file} is not supported; known: default, linear, llama3, yarn`,
       )
   }
 }

@@ -110,9 +110,9 @@ export class MoeModel {
 
   /**
    * Continues a prompt token by token. An end token (the model's, or one of stopTokens) ends it and is not given out.
-   * Leaving the loop early frees the KV cache.
+   * It also ends when maxNewTokens are out or the context is full. Leaving the loop early frees the KV cache.
    * @param prompt text, or token ids
-   * @throws SmoeError ERR_SMOE_CONTEXT_OVERFLOW when prompt and maxNewTokens do not fit the context
+   * @throws SmoeError ERR_SMOE_CONTEXT_OVERFLOW when the prompt does not fit the context; ERR_SMOE_TOKEN_OUT_OF_RANGE
    */
   async *generate(
     prompt: string | TokenIds,
@@ -122,19 +122,12 @@ export class MoeModel {
     let next = this.#checkText('prompt', await this.#toIds('prompt', prompt, true, plan.signal))
     // The last new token is given out but never fed back, so it needs no position.
     const room = this.contextLength - next.length + 1
-    if ((plan.maxNewTokens ?? 1) > room) {
-      throw new SmoeError(
-        'ERR_SMOE_CONTEXT_OVERFLOW',
-        `prompt of ${next.length} tokens and maxNewTokens ${plan.maxNewTokens ?? 1} need ` +
-          `${next.length + (plan.maxNewTokens ?? 1) - 1} positions; contextLength is ${this.contextLength}`,
-      )
-    }
     const tokenizer = this.#tokenizerIfAny()
     const detokenizer = tokenizer === undefined ? undefined : new Detokenizer(tokenizer, next)
     const cache = guarded(() => new (native().KvCache)(this.#decoder, this.contextLength))
     this.#caches.add(cache)
     try {
-      for (let count = plan.maxNewTokens ?? room; count > 0; count--) {
+      for (let count = Math.min(plan.maxNewTokens, room); count > 0; count--) {
         const input = next
         const id = await abortable(plan.signal, (cancel) =>
           this.#decoder.step(input, cache, plan.sampling, cancel),
