@@ -41,7 +41,9 @@ struct ResidualState {
 
 constexpr int kOutStride = 32;  // floats per row of a tile-pair result: two tiles of 16
 
-// out[row][0..15] (and [16..31] when w1 is given) = sum over k ascending of tile rows times activation rows.
+// out[row][0..15] (and [16..31] when w1 is given) = sum over k ascending of tile rows times activation rows
+// (tile_bf16_fast: within a pair the odd k first, as vdpbf16ps does, so that every instruction set gives the same
+// bits).
 //   w0, w1   tiles (P16, packed_matrix.h); w1 may be null
 //   x        packed activations: BF16 [chunks][m] pairs (k even in the low half), F32 [chunks*chunk_cols][m] floats
 //   m        rows, 1..max_rows of the table
@@ -105,8 +107,8 @@ struct KernelTable {
   // log(sum(exp(x))), accumulated in double.
   double (*log_sum_exp)(const float* x, int64_t n);
 
-  // --- machine ceilings (core/ceilings.h). Each keeps one unit busy and returns something that depends on all its
-  // work. Reads bytes (a multiple of 1024) of 64-byte aligned memory in order, as one stream.
+  // --- machine ceilings (kernels/tuning/ceilings.h). Each keeps one unit busy and returns something that depends on
+  // all its work. Reads bytes (a multiple of 1024) of 64-byte aligned memory in order, as one stream.
   uint32_t (*probe_read)(const void* data, int64_t bytes);
   // `rounds` rounds of independent chains; the operations done are added to *flops. bf16 null: no such instruction,
   // tile_bf16_fast multiplies in f32 and the f32 figure is its ceiling.

@@ -4,24 +4,6 @@
 
 namespace smoe::reference {
 
-double activate(Activation act, double x) {
-  switch (act) {
-    case Activation::Silu:
-      return x / (1 + std::exp(-x));
-    case Activation::GeluTanh:
-      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-    case Activation::GeluErf:
-      return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
-    case Activation::Relu:
-      return x > 0 ? x : 0;
-    case Activation::Relu2:
-      return x > 0 ? x * x : 0;
-    case Activation::Identity:
-      return x;
-  }
-  return x;
-}
-
 namespace {
 
 double rounded(double x, bool bf16) { return bf16 ? bf16_to_f32(f32_to_bf16(static_cast<float>(x))) : x; }

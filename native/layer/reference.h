@@ -3,11 +3,10 @@
 
 #include <vector>
 
+#include "kernels/experts/reference.h"
 #include "layer/moe_layer.h"
 
 namespace smoe::reference {
-
-double activate(Activation act, double x);
 
 // y [T, H] from hidden [T, H] and given assignments (ids and weights [T, slots], -1 = unused). With `bf16_rows` inputs
 // and hidden units are rounded to bf16 as Precision::Fast does. magnitude [T, H] (nullable) receives the same sum over

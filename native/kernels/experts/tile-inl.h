@@ -3,21 +3,24 @@
 // that a row's bits do not depend on its batch.
 #pragma once
 
-#include "kernels/isa/dot-inl.h"
 #include "kernels/kernel_table.h"
+#if defined(SMOE_NATIVE_DOT)
+#include "kernels/isa/dot-inl.h"
+#endif
 
 namespace {
 
 #if defined(__GNUC__)
 #define SMOE_INLINE inline __attribute__((always_inline))
 #define SMOE_UNROLL _Pragma("GCC unroll 16")
+// The compiler no longer knows where this pointer points: what is read through it is loaded a second time instead of
+// being kept in registers that the accumulators need.
+#define SMOE_FORGET(pointer) __asm__("" : "+r"(pointer))
 #else
 #define SMOE_INLINE inline
 #define SMOE_UNROLL
+#define SMOE_FORGET(pointer) (void)0
 #endif
-
-// Up to this many rows a call waits for memory (decode); more rows wait for the multipliers.
-constexpr int kStreamRows = 3;
 
 // What one chunk adds to T tiles x M rows, for each pair of weight and activation types.
 struct StepF32 {
@@ -37,26 +40,36 @@ struct StepF32 {
   }
 };
 
+template <bool Odd>
+SMOE_INLINE V half_of(VPair pair) {
+  return Odd ? pair.odd : pair.even;
+}
+
+// Again: this chunk's other half was read just before.
+template <bool Odd, bool Again, int M, int T, class Rows>
+SMOE_INLINE void add_half(V (&acc)[T][M], const unsigned char* const (&w)[T], Rows x_of) {
+  V a[T];
+  SMOE_UNROLL
+  for (int t = 0; t < T; ++t) {
+    const unsigned char* p = w[t];
+    if constexpr (Again) SMOE_FORGET(p);
+    a[t] = half_of<Odd>(v_load_pairs(p));
+  }
+  SMOE_UNROLL
+  for (int r = 0; r < M; ++r) {
+    const V b = x_of(r);
+    SMOE_UNROLL
+    for (int t = 0; t < T; ++t) acc[t][r] = v_fma(a[t], b, acc[t][r]);
+  }
+}
+
 struct StepBf16Exact {
   using X = float;
   static constexpr int kWords = 2;
   template <int M, int T>
   static SMOE_INLINE void add(V (&acc)[T][M], const unsigned char* const (&w)[T], const X* x) {
-    VPair a[T];
-    SMOE_UNROLL
-    for (int t = 0; t < T; ++t) a[t] = v_load_pairs(w[t]);
-    SMOE_UNROLL
-    for (int r = 0; r < M; ++r) {
-      const V b = v_set(x[r]);
-      SMOE_UNROLL
-      for (int t = 0; t < T; ++t) acc[t][r] = v_fma(a[t].even, b, acc[t][r]);
-    }
-    SMOE_UNROLL
-    for (int r = 0; r < M; ++r) {
-      const V b = v_set(x[M + r]);
-      SMOE_UNROLL
-      for (int t = 0; t < T; ++t) acc[t][r] = v_fma(a[t].odd, b, acc[t][r]);
-    }
+    add_half<false, false, M, T>(acc, w, [x](int r) { return v_set(x[r]); });
+    add_half<true, true, M, T>(acc, w, [x](int r) { return v_set(x[M + r]); });
   }
 };
 
@@ -65,6 +78,7 @@ struct StepBf16Fast {
   static constexpr int kWords = 1;
   template <int M, int T>
   static SMOE_INLINE void add(V (&acc)[T][M], const unsigned char* const (&w)[T], const X* x) {
+#if defined(SMOE_NATIVE_DOT)
     VDot a[T];
     SMOE_UNROLL
     for (int t = 0; t < T; ++t) a[t] = v_load_dot(w[t]);
@@ -74,6 +88,14 @@ struct StepBf16Fast {
       SMOE_UNROLL
       for (int t = 0; t < T; ++t) acc[t][r] = v_dot(acc[t][r], a[t], b);
     }
+#else
+    // The same bits as the instruction: it adds the odd product first, then the even one, each rounded once; and since
+    // a product of two bf16 values is exact in f32, it does not matter whether v_fma fuses.
+    const X* again = x;
+    SMOE_FORGET(again);
+    add_half<true, false, M, T>(acc, w, [x](int r) { return v_set_pair(x[r]).odd; });
+    add_half<false, true, M, T>(acc, w, [again](int r) { return v_set_pair(again[r]).even; });
+#endif
   }
 };
 
@@ -89,10 +111,8 @@ void run_tiles(const unsigned char* const (&tiles)[T], const void* x, int64_t ch
     for (int r = 0; r < M; ++r) acc[t][r] = v_zero();
   }
   for (int64_t c = 0; c < chunks; ++c) {
-    if (M <= kStreamRows) {
-      SMOE_UNROLL
-      for (int t = 0; t < T; ++t) v_prefetch(w[t] + kPrefetchBytes);
-    }
+    SMOE_UNROLL
+    for (int t = 0; t < T; ++t) v_prefetch(w[t] + kPrefetchBytes);
     Step::template add<M, T>(acc, w, p);
     SMOE_UNROLL
     for (int t = 0; t < T; ++t) w[t] += 64;
@@ -107,10 +127,8 @@ void run_tiles(const unsigned char* const (&tiles)[T], const void* x, int64_t ch
 
 template <class Step, int M>
 void run_rows(const unsigned char* w0, const unsigned char* w1, const void* x, int64_t chunks, float* out) {
-  if (w1 != nullptr && M <= kPairRows) {
-    // the conditional keeps pair shapes that would spill from being compiled at all
-    run_tiles<Step, (M <= kPairRows ? M : 1), 2>({w0, w1}, x, chunks, out);
-    return;
+  if constexpr (M <= kPairRows) {
+    if (w1 != nullptr) return run_tiles<Step, M, 2>({w0, w1}, x, chunks, out);
   }
   run_tiles<Step, M, 1>({w0}, x, chunks, out);
   if (w1 != nullptr) run_tiles<Step, M, 1>({w1}, x, chunks, out + 16);

@@ -9,7 +9,7 @@ namespace {
 // 32 registers: 2 tiles x 12 rows, up to 4 halves of the two chunks, the broadcast and a mask.
 constexpr int kMaxRows = 12;
 constexpr int kPairRows = 12;
-constexpr int kPrefetchBytes = 1024;
+constexpr int kPrefetchBytes = 512;
 
 }  // namespace
 

@@ -1,4 +1,4 @@
-// exp and the activations on 16 lanes; included after one of the vec_*.h headers.
+// exp and the activations on 16 lanes; NaN passes through all of them. Included after one of the vec_*.h headers.
 #pragma once
 
 #include "kernels/kernel_table.h"
@@ -32,30 +32,55 @@ inline V v_tanh(V x) {  // 2 sigmoid(2x) - 1; absolute error below 2e-7
   return v_fma(v_set(2.0f), v_sigmoid(v_mul(v_set(2.0f), x)), v_set(-1.0f));
 }
 
-// erf by Abramowitz and Stegun 7.1.26: absolute error at most 1.5e-7.
-inline V v_erf(V x) {
-  const V zero = v_zero();
-  const V a = v_max(x, v_sub(zero, x));
-  const V t = v_div(v_set(1.0f), v_fma(v_set(0.3275911f), a, v_set(1.0f)));
-  V p = v_set(1.061405429f);
-  p = v_fma(p, t, v_set(-1.453152027f));
-  p = v_fma(p, t, v_set(1.421413741f));
-  p = v_fma(p, t, v_set(-0.284496736f));
-  p = v_fma(p, t, v_set(0.254829592f));
-  const V y = v_sub(v_set(1.0f), v_mul(v_mul(p, t), v_exp(v_sub(zero, v_mul(a, a)))));
-  return v_select_lt(x, zero, v_sub(zero, y), y);
+// erfc(a) for a >= 0, relative error about 5e-7 while e^(-a*a) is a normal number. Below 1: 1 - a P(a^2), P the least
+// squares (reweighted towards minimax) fit of erf(sqrt z)/sqrt z on [0, 1], 1.2e-9. From 1 on: e^(-a*a) R(t) with
+// t = 1/(1 + a/2), R the fit of erfc(a) e^(a*a) on a in [1, 10], 5.7e-8.
+inline V v_erfc_positive(V a) {
+  const V z = v_mul(a, a), one = v_set(1.0f);
+  V p = v_set(7.853847637e-5f);
+  p = v_fma(p, z, v_set(-8.010189631e-4f));
+  p = v_fma(p, z, v_set(5.188327283e-3f));
+  p = v_fma(p, z, v_set(-2.685381100e-2f));
+  p = v_fma(p, z, v_set(1.128358543e-1f));
+  p = v_fma(p, z, v_set(-3.761262596e-1f));
+  p = v_fma(p, z, v_set(1.128379107f));
+  const V t = v_div(one, v_fma(a, v_set(0.5f), one));
+  V r = v_set(7.358408719e-2f);
+  r = v_fma(r, t, v_set(-3.265671134e-1f));
+  r = v_fma(r, t, v_set(3.703747094e-1f));
+  r = v_fma(r, t, v_set(3.712715581e-2f));
+  r = v_fma(r, t, v_set(2.871092260e-1f));
+  r = v_fma(r, t, v_set(2.751699388e-1f));
+  r = v_fma(r, t, v_set(2.827470005e-1f));
+  r = v_fma(r, t, v_set(-2.587047804e-5f));
+  const V tail = v_mul(v_exp(v_sub(v_zero(), z)), r);
+  return v_select_lt(a, one, v_sub(one, v_mul(a, p)), tail);
+}
+
+inline V v_abs(V x) { return v_max(x, v_sub(v_zero(), x)); }
+
+inline V v_erf(V x) {  // absolute error below 2e-7
+  const V y = v_sub(v_set(1.0f), v_erfc_positive(v_abs(x)));
+  return v_select_lt(x, v_zero(), v_sub(v_zero(), y), y);
+}
+
+// x Phi(x). Through erfc, because 1 + erf would cancel in the negative tail.
+inline V v_gelu_erf(V x) {
+  const V tail = v_erfc_positive(v_mul(v_abs(x), v_set(0.70710678f)));
+  return v_mul(v_mul(v_set(0.5f), x), v_select_lt(x, v_zero(), tail, v_sub(v_set(2.0f), tail)));
 }
 
 inline V v_activate(smoe::Activation act, V x) {
   switch (act) {
     case smoe::Activation::Silu:
       return v_mul(x, v_sigmoid(x));
-    case smoe::Activation::GeluTanh: {  // sqrt(2/pi) = 0.79788456
-      const V inner = v_mul(v_set(0.79788456f), v_fma(v_mul(v_set(0.044715f), v_mul(x, x)), x, x));
-      return v_mul(v_mul(v_set(0.5f), x), v_add(v_set(1.0f), v_tanh(inner)));
+    case smoe::Activation::GeluTanh: {  // (1 + tanh u)/2 = sigmoid(2u), which does not cancel; 2 sqrt(2/pi)
+                                        // = 1.59576912
+      const V cubic = v_fma(v_mul(v_set(0.044715f), v_mul(x, x)), x, x);
+      return v_mul(x, v_sigmoid(v_mul(v_set(1.59576912f), cubic)));
     }
     case smoe::Activation::GeluErf:
-      return v_mul(v_mul(v_set(0.5f), x), v_add(v_set(1.0f), v_erf(v_mul(x, v_set(0.70710678f)))));
+      return v_gelu_erf(x);
     case smoe::Activation::Relu:
       return v_max(v_zero(), x);  // in this order NaN passes
     case smoe::Activation::Relu2: {

@@ -31,10 +31,12 @@ constexpr int kChains = 16;
 constexpr int kChains = 6;
 #endif
 
-// acc/2 + 1/2 stays within [1/2, 16]: no subnormals, and the compiler cannot know the factors.
+// acc*c + 1/2 with c in [0.5, 0.515] stays within [1/2, 32]: no subnormals, and the compiler cannot know the factors.
 float k_probe_fma(int64_t rounds, double* flops) {
   volatile float source = 0.5f;
-  const V factor = v_set(source), other = v_set(source);
+  float lanes[16];  // all different, or the two halves of a V would be computed once
+  for (int i = 0; i < 16; ++i) lanes[i] = source + static_cast<float>(i) * 0.001f;
+  const V factor = v_load(lanes), other = v_set(source);
   V acc[kChains];
   SMOE_UNROLL
   for (int i = 0; i < kChains; ++i) acc[i] = v_set(source + static_cast<float>(i));

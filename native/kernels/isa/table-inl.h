@@ -7,7 +7,6 @@
 #include "kernels/experts/activation-inl.h"
 #include "kernels/experts/pack-inl.h"
 #include "kernels/experts/tile-inl.h"
-#include "kernels/isa/dot-inl.h"
 #include "kernels/isa/math-inl.h"
 #include "kernels/isa/probe-inl.h"
 

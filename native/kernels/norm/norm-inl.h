@@ -29,11 +29,16 @@ inline RowMoments k_row_moments(const float* x, int64_t h, float scale, float sh
       squares[j] = v_fma(d, d, squares[j]);
     }
   }
-  for (; i < h; i += 16) {
-    const int n = h - i < 16 ? static_cast<int>(h - i) : 16;
-    const V d = v_first_lanes(n, v_fma(v_load_n(x + i, n), c, minus), v_zero());
+  for (; i + 16 <= h; i += 16) {
+    const V d = v_fma(v_load(x + i), c, minus);
     sum[0] = v_add(sum[0], d);
     squares[0] = v_fma(d, d, squares[0]);
+  }
+  if (i < h) {
+    const int n = static_cast<int>(h - i);
+    const V d = v_first_lanes(n, v_fma(v_load_n(x + i, n), c, minus), v_zero());
+    sum[1] = v_add(sum[1], d);
+    squares[1] = v_fma(d, d, squares[1]);
   }
   return {v_sum(v_add(v_add(sum[0], sum[1]), v_add(sum[2], sum[3]))),
           v_sum(v_add(v_add(squares[0], squares[1]), v_add(squares[2], squares[3])))};
@@ -42,17 +47,25 @@ inline RowMoments k_row_moments(const float* x, int64_t h, float scale, float sh
 // 1/sqrt(x); 0 for 0, so that a row of zeros with eps = 0 gives zeros and not NaN.
 inline V k_inverse_root(float x) { return x == 0.0f ? v_zero() : v_div(v_set(1.0f), v_sqrt(v_set(x))); }
 
-// out = ((x*scale - shift) - delta) * factor * weight + bias
-inline void k_apply_norm(const float* x, const float* weight, const float* bias, float scale, float shift, float delta,
-                         V factor, int64_t h, float* out) {
-  const V c = v_set(scale), minus = v_set(-shift), correction = v_set(delta);
-  for (int64_t i = 0; i < h; i += 16) {
-    const int n = h - i < 16 ? static_cast<int>(h - i) : 16;
-    V y = v_mul(v_sub(v_fma(v_load_n(x + i, n), c, minus), correction), factor);
-    if (weight != nullptr) y = v_mul(y, v_load_n(weight + i, n));
-    if (bias != nullptr) y = v_add(y, v_load_n(bias + i, n));
-    v_store_n(out + i, y, n);
-  }
+// What k_apply_norm does to each element: ((x*scale - shift) - delta) * factor * weight + bias.
+struct NormStep {
+  V scale, minus_shift, delta, factor;
+  const float *weight, *bias;  // or null
+};
+
+template <bool kTail>
+inline void k_apply_norm_part(const NormStep& step, const float* x, int64_t i, int n, float* out) {
+  const V d = v_sub(v_fma(v_load_part<kTail>(x + i, n), step.scale, step.minus_shift), step.delta);
+  V y = v_mul(d, step.factor);
+  if (step.weight != nullptr) y = v_mul(y, v_load_part<kTail>(step.weight + i, n));
+  if (step.bias != nullptr) y = v_add(y, v_load_part<kTail>(step.bias + i, n));
+  v_store_part<kTail>(out + i, y, n);
+}
+
+inline void k_apply_norm(const NormStep& step, const float* x, int64_t h, float* out) {
+  int64_t i = 0;
+  for (; i + 16 <= h; i += 16) k_apply_norm_part<false>(step, x, i, 16, out);
+  if (i < h) k_apply_norm_part<true>(step, x, i, static_cast<int>(h - i), out);
 }
 
 void k_rms_norm(const float* x, const float* weight, float eps, int64_t h, float* out) {
@@ -63,7 +76,8 @@ void k_rms_norm(const float* x, const float* weight, float eps, int64_t h, float
     squares = k_row_moments(x, h, scale, 0.0f).squares;
   }
   const float mean = squares / static_cast<float>(h) + eps * scale * scale;
-  k_apply_norm(x, weight, nullptr, scale, 0.0f, 0.0f, k_inverse_root(mean), h, out);
+  const NormStep step = {v_set(scale), v_set(-0.0f), v_zero(), k_inverse_root(mean), weight, nullptr};
+  k_apply_norm(step, x, h, out);
 }
 
 // Two passes, the second corrected: the deviations' own mean, which is the rounding error of the first pass's mean, is
@@ -81,7 +95,9 @@ void k_layer_norm(const float* x, const float* weight, const float* bias, float 
   const float delta = deviation.sum / count;
   float variance = deviation.squares / count - delta * delta;
   if (variance < 0.0f) variance = 0.0f;  // rounding, in a row of equal elements
-  k_apply_norm(x, weight, bias, scale, mean, delta, k_inverse_root(variance + eps * scale * scale), h, out);
+  const V factor = k_inverse_root(variance + eps * scale * scale);
+  const NormStep step = {v_set(scale), v_set(-mean), v_set(delta), factor, weight, bias};
+  k_apply_norm(step, x, h, out);
 }
 
 void k_add(const float* x, const float* y, int64_t h, float* out) {
@@ -92,16 +108,19 @@ void k_add(const float* x, const float* y, int64_t h, float* out) {
 }
 
 // Products rounded before the sum, as Hugging Face computes q*cos + rotate_half(q)*sin.
+template <bool kTail>
+inline void k_rotate_part(float* first, float* second, const float* cos, const float* sin, int n) {
+  const V a = v_load_part<kTail>(first, n), b = v_load_part<kTail>(second, n);
+  const V c = v_load_part<kTail>(cos, n), s = v_load_part<kTail>(sin, n);
+  v_store_part<kTail>(first, v_sub(v_mul(a, c), v_mul(b, s)), n);
+  v_store_part<kTail>(second, v_add(v_mul(b, c), v_mul(a, s)), n);
+}
+
 void k_rotate(float* head, const float* cos, const float* sin, int64_t rotary_dim) {
   const int64_t half = rotary_dim / 2;
-  float* const other = head + half;
-  for (int64_t i = 0; i < half; i += 16) {
-    const int n = half - i < 16 ? static_cast<int>(half - i) : 16;
-    const V a = v_load_n(head + i, n), b = v_load_n(other + i, n);
-    const V c = v_load_n(cos + i, n), s = v_load_n(sin + i, n);
-    v_store_n(head + i, v_sub(v_mul(a, c), v_mul(b, s)), n);
-    v_store_n(other + i, v_add(v_mul(b, c), v_mul(a, s)), n);
-  }
+  int64_t i = 0;
+  for (; i + 16 <= half; i += 16) k_rotate_part<false>(head + i, head + half + i, cos + i, sin + i, 16);
+  if (i < half) k_rotate_part<true>(head + i, head + half + i, cos + i, sin + i, static_cast<int>(half - i));
 }
 
 void k_round_bf16(float* x, int64_t n) {

@@ -37,14 +37,6 @@ RouteContext make_context(const KernelTable& kernels, const RouterConfig& config
   return {kernels, config, logits, used_bias, scratch, scratch + config.experts, ids, weights};
 }
 
-void finish_general(RouteContext& context, int64_t selectable) {
-  if (selectable > 0) {
-    make_keys(context);
-    select_experts(context);
-  }
-  weigh_experts(context);
-}
-
 }  // namespace
 
 Status validate(const RouterConfig& config) {
@@ -77,23 +69,25 @@ Status validate(const RouterConfig& config) {
 void route_general(const KernelTable& kernels, const RouterConfig& config, const float* logits, const float* bias,
                    float* scratch, int32_t* ids, float* weights, int32_t* count) {
   RouteContext context = make_context(kernels, config, logits, bias, scratch, ids, weights);
-  finish_general(context, score_experts(context));
+  if (score_experts(context) > 0) {
+    make_keys(context);
+    select_experts(context);
+  }
+  weigh_experts(context);
   *count = context.count;
 }
 
-// The scores are the general path's own, and weighing too: only keys and selection are fused. Selecting on logits
-// instead, and scoring the k selected, would not be the same to the bit: scores tie where logits differ (sigmoid is
-// exactly 1 from logit 17 on, softmax underflows), and then the lower id must win.
+// Differs in the selection alone. Selecting on logits instead, and scoring only the k selected, would not be the same
+// to the bit: scores tie where logits differ (sigmoid is exactly 1 from logit 17 on, softmax underflows), and then the
+// lower id must win; all scores of a row cost less than the selection anyway.
 void route_token(const KernelTable& kernels, const RouterConfig& config, const float* logits, const float* bias,
                  float* scratch, int32_t* ids, float* weights, int32_t* count) {
   RouteContext context = make_context(kernels, config, logits, bias, scratch, ids, weights);
-  const int64_t selectable = score_experts(context);
-  if (selectable == config.experts && config.select == SelectKind::TopK) {
+  if (score_experts(context) > 0) {
+    make_keys(context);
     select_in_one_pass(context);
-    weigh_experts(context);
-  } else {
-    finish_general(context, selectable);
   }
+  weigh_experts(context);
   *count = context.count;
 }
 

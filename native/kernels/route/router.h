@@ -52,8 +52,9 @@ struct Routing {
 
 // Routes one token from its logits. NaN -> -inf, +inf -> largest finite; an expert whose logit or key is then -inf is
 // never selected, so that count may be below k, down to 0. ids are always distinct, weights finite.
-// scratch: 2*E floats. bias: [E] or null (read only with has_bias). ids, weights: [k]. Chooses a fused path for the
-// common configurations; the general path (route_general) gives the same ids and the same weights to the bit.
+// scratch: 2*E floats. bias: [E] or null (read only with has_bias). ids, weights: [k]. Both paths
+// give the same ids and the same weights to the bit; route_token selects in one pass over the keys, route_general by
+// walking the total order as the specification words it, and is where rules that one pass cannot do will go.
 void route_token(const KernelTable& kernels, const RouterConfig& config, const float* logits, const float* bias,
                  float* scratch, int32_t* ids, float* weights, int32_t* count);
 void route_general(const KernelTable& kernels, const RouterConfig& config, const float* logits, const float* bias,

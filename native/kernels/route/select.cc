@@ -3,8 +3,8 @@
 namespace smoe {
 namespace {
 
-// A group with one expert left of two and more comes after those with two, but can be kept: the missing second counts as
-// the lowest key.
+// A group with one expert left of two and more comes after those with two, but can be kept: the missing second counts
+// as the lowest key.
 float group_score(const float* key, int64_t size, GroupReduce reduce) {
   float best = -INFINITY, second = -INFINITY;
   for (int64_t e = 0; e < size; ++e) {
@@ -58,12 +58,17 @@ void keep_groups(const RouterConfig& config, float* key) {
 
 void make_keys(RouteContext& context) {
   const RouterConfig& config = context.config;
-  for (int64_t e = 0; e < config.experts; ++e) {
-    const bool masked = sanitised(context.logits[e]) < -FLT_MAX;
-    const float key = context.bias != nullptr ? context.score[e] + context.bias[e] : context.score[e];
-    context.key[e] = masked ? -INFINITY : sanitised(key);
+  const float *const logits = context.logits, *const score = context.score, *const bias = context.bias;
+  float* const key = context.key;
+  if (bias == nullptr) {
+    for (int64_t e = 0; e < config.experts; ++e) key[e] = logits[e] >= -FLT_MAX ? score[e] : -INFINITY;
+  } else {
+    for (int64_t e = 0; e < config.experts; ++e) {
+      const float biased = sanitised(score[e] + bias[e]);
+      key[e] = logits[e] >= -FLT_MAX ? biased : -INFINITY;
+    }
   }
-  if (config.select == SelectKind::GroupTopK && config.groups_kept < config.groups) keep_groups(config, context.key);
+  if (config.select == SelectKind::GroupTopK && config.groups_kept < config.groups) keep_groups(config, key);
 }
 
 void select_experts(RouteContext& context) {
@@ -86,7 +91,7 @@ void select_in_one_pass(RouteContext& context) {
   float* const best = context.weights;
   int n = 0;
   for (int64_t e = 0; e < context.config.experts; ++e) {
-    const float key = sanitised(context.bias != nullptr ? context.score[e] + context.bias[e] : context.score[e]);
+    const float key = context.key[e];
     if (!(key > (n == k ? best[k - 1] : -INFINITY))) continue;
     int j = n < k ? n++ : k - 1;
     for (; j > 0 && best[j - 1] < key; --j) {

@@ -26,8 +26,8 @@ struct RouteContext {
 
 // NaN -> -inf, +inf -> the largest finite value: logits before the score, keys after the bias. -inf means masked.
 inline float sanitised(float x) {
-  if (!(x >= -FLT_MAX)) return -INFINITY;
-  return x > FLT_MAX ? FLT_MAX : x;
+  const float bounded = x > FLT_MAX ? FLT_MAX : x;
+  return bounded >= -FLT_MAX ? bounded : -INFINITY;  // selections, not branches: loops over it vectorise
 }
 
 // score = act(sanitised logits). Returns the number of experts that are not masked.
@@ -36,7 +36,7 @@ int64_t score_experts(RouteContext& context);
 void make_keys(RouteContext& context);
 // The k best keys in the order (key descending, id ascending), fewer when fewer are above -inf.
 void select_experts(RouteContext& context);
-// As make_keys and select_experts together, for TopK with no expert masked: one pass over the scores.
+// The same in one pass over the keys.
 void select_in_one_pass(RouteContext& context);
 // weights of the selected experts; ids -1 and weight 0 in the slots left over.
 void weigh_experts(RouteContext& context);

@@ -1,9 +1,8 @@
-#include "core/ceilings.h"
+#include "kernels/tuning/ceilings.h"
 
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <thread>
 
 #if defined(__linux__)
 #include <unistd.h>
@@ -15,11 +14,12 @@
 namespace smoe {
 namespace {
 
-constexpr int kMaxLanes = 512;
 constexpr int kLaps = 7;
-// 16 times the L3 share that a thread of a current server has, so that hardly anything survives until the next lap.
+// 16 times a 32 MiB L3, so that hardly anything survives in it until the next lap.
 constexpr size_t kDramBytes = size_t{512} << 20;
-constexpr double kLapSeconds = 0.01;
+// Many short laps: on a machine with other work one of them runs undisturbed sooner than one of a few long ones.
+constexpr double kLapSeconds = 0.002;
+constexpr int kArithmeticLaps = 40;
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -67,7 +67,7 @@ class Stopwatch {
  private:
   ThreadPool& pool_;
   int threads_;
-  Lane lanes_[kMaxLanes];
+  Lane lanes_[kMaxPoolThreads];
 };
 
 // Bytes per second of reading `slice` bytes per thread `passes` times.
@@ -87,7 +87,7 @@ using ArithmeticProbe = float (*)(int64_t, double*);
 double arithmetic_rate(Stopwatch& watch, ArithmeticProbe probe, const CancelFlag* cancel) {
   int64_t rounds = 1000;
   double best = 0;
-  for (int lap = 0; lap < kLaps && !cancelled(cancel);) {
+  for (int lap = 0; lap < kArithmeticLaps && !cancelled(cancel);) {
     const double seconds = watch.lap([&](int lane) {
       watch.lane(lane).flops = 0;
       watch.lane(lane).keep = probe(rounds, &watch.lane(lane).flops);
@@ -124,7 +124,8 @@ size_t l3_slice(int threads) {
 Status measure_ceilings(ThreadPool& pool, int threads, const CancelFlag* cancel, Ceilings* out) {
   const KernelTable* table = kernels();
   if (table == nullptr) return error(Code::IsaUnavailable, "SMOE_ISA names an instruction set that this CPU lacks");
-  threads = std::max(1, std::min({threads, pool.size(), kMaxLanes}));
+  if (cancelled(cancel)) return error(Code::Cancelled, "cancelled");
+  threads = std::max(1, std::min({threads, pool.size(), kMaxPoolThreads}));
   Buffer buffer;
   SMOE_RETURN_IF_ERROR(buffer.allocate(kDramBytes));
   // Not zero: untouched or merged zero pages would be read from cache.

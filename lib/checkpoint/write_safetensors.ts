@@ -1,0 +1,89 @@
+import { randomBytes } from 'node:crypto'
+import { open, rename, rm } from 'node:fs/promises'
+import path from 'node:path'
+import { SmoeError } from '../errors'
+
+export type SafetensorsDtype = 'F64' | 'F32' | 'F16' | 'BF16' | 'I64' | 'I32' | 'I8' | 'U8'
+
+export interface TensorToWrite {
+  dtype: SafetensorsDtype
+  shape: readonly number[]
+  /** The elements, row by row, little-endian as every platform of this package is. */
+  data: ArrayBufferView
+}
+
+const elementBytes: Record<SafetensorsDtype, number> = {
+  F64: 8,
+  F32: 4,
+  F16: 2,
+  BF16: 2,
+  I64: 8,
+  I32: 4,
+  I8: 1,
+  U8: 1,
+}
+
+/** Wide elements first, so that every tensor of the file starts at a multiple of its element size. */
+function layOut(tensors: Readonly<Record<string, TensorToWrite>>): [string, TensorToWrite][] {
+  for (const [name, { dtype, shape, data }] of Object.entries(tensors)) {
+    const bytes = shape.reduce((product, size) => product * size, elementBytes[dtype])
+    if (bytes !== data.byteLength) {
+      const expected = `${dtype} [${shape.join(', ')}] is ${bytes} bytes`
+      throw new SmoeError(
+        'ERR_SMOE_SHAPE_MISMATCH',
+        `tensors["${name}"]: ${expected}, data has ${data.byteLength}`,
+      )
+    }
+  }
+  return Object.entries(tensors).sort(([, a], [, b]) => elementBytes[b.dtype] - elementBytes[a.dtype])
+}
+
+/** Length of the header as u64, then the header as JSON, padded with spaces to a multiple of 8. */
+function headerBytes(
+  tensors: [string, TensorToWrite][],
+  metadata?: Readonly<Record<string, string>>,
+): Buffer {
+  const header: Record<string, unknown> = {}
+  if (metadata) header['__metadata__'] = metadata
+  let offset = 0
+  for (const [name, { dtype, shape, data }] of tensors) {
+    header[name] = { dtype, shape, data_offsets: [offset, offset + data.byteLength] }
+    offset += data.byteLength
+  }
+  const json = Buffer.from(JSON.stringify(header))
+  const padded = Buffer.alloc(8 + Math.ceil(json.length / 8) * 8, ' ')
+  padded.writeBigUInt64LE(BigInt(padded.length - 8), 0)
+  json.copy(padded, 8)
+  return padded
+}
+
+/** Writes a safetensors file under a temporary name in the same folder and renames it: it appears whole or not at all. */
+export async function writeSafetensors(
+  file: string,
+  tensors: Readonly<Record<string, TensorToWrite>>,
+  options: { metadata?: Readonly<Record<string, string>>; signal?: AbortSignal } = {},
+): Promise<void> {
+  const ordered = layOut(tensors)
+  const suffix = randomBytes(6).toString('hex')
+  const temporary = path.join(path.dirname(file), `.${path.basename(file)}.${suffix}.tmp`)
+  try {
+    const handle = await open(temporary, 'wx')
+    try {
+      await handle.writeFile(headerBytes(ordered, options.metadata))
+      for (const [, { data }] of ordered) {
+        options.signal?.throwIfAborted()
+        await handle.writeFile(new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
+      }
+      await handle.sync()
+    } finally {
+      await handle.close()
+    }
+    await rename(temporary, file)
+  } catch (error) {
+    await rm(temporary, { force: true })
+    if (options.signal?.aborted) throw options.signal.reason
+    throw new SmoeError('ERR_SMOE_FILE_WRITE', `cannot write ${file}: ${(error as Error).message}`, {
+      cause: error,
+    })
+  }
+}

@@ -1,0 +1,161 @@
+import { type Command, Option } from 'commander'
+import { MoeModel } from '../model/moe_model'
+import { runtimeInfo, setThreads } from '../runtime'
+import { type LayerResult, benchLayer } from './bench_layer'
+import { benchModel } from './bench_model'
+import { benchOverhead } from './bench_overhead'
+import { shapes } from './bench_shapes'
+import { formatBytes, formatNumber, formatSeconds, formatTable } from './format'
+import { positiveInteger, positiveIntegers } from './options'
+import { type Session, jsonOption, usageError, withSession } from './session'
+
+interface BenchOptions {
+  shape: string
+  format?: 'bf16' | 'f32'
+  precision: 'exact' | 'fast'
+  tokens: number[]
+  threads?: number
+  rounds: number
+  overhead?: boolean
+  json?: boolean
+}
+
+function layerTable(results: readonly LayerResult[]): string {
+  const header = [
+    'tokens',
+    'median',
+    'best',
+    'tokens/s',
+    'experts',
+    'GB/s',
+    'GFLOP/s',
+    'bound by',
+    'of roofline',
+  ]
+  const rows = results.map((result) => [
+    String(result.tokens),
+    formatSeconds(result.seconds),
+    formatSeconds(result.best),
+    formatNumber(result.tokensPerSecond),
+    formatNumber(result.distinctExperts),
+    formatNumber(result.gigabytesPerSecond),
+    formatNumber(result.gigaflopsPerSecond),
+    result.boundBy,
+    `${(result.ratio * 100).toFixed(0)} %`,
+  ])
+  return formatTable(header, rows)
+}
+
+function ceilingsTable(results: readonly LayerResult[]): string {
+  const rows = results.map(({ tokens, ceilings }) => [
+    String(tokens),
+    formatNumber(ceilings.dramReadGBs),
+    formatNumber(ceilings.l3ReadGBs),
+    formatNumber(ceilings.fmaGflops),
+    formatNumber(ceilings.bf16Gflops),
+  ])
+  return formatTable(['tokens', 'DRAM GB/s', 'cache GB/s', 'f32 GFLOP/s', 'bf16 GFLOP/s'], rows)
+}
+
+/** What every result stands on. */
+function machine() {
+  const { isa, threads } = runtimeInfo()
+  return { isa, threads }
+}
+
+async function shapeBench(session: Session, options: BenchOptions): Promise<void> {
+  const shape = shapes[options.shape]!
+  const { precision, tokens, rounds } = options
+  const format = options.format ?? 'bf16'
+  const { signal, progress } = session
+  const { results, layerBytes } = await benchLayer({
+    shape,
+    format,
+    precision,
+    tokens,
+    rounds,
+    signal,
+    progress,
+  })
+  if (options.json)
+    return session.json({ ...machine(), shape, format, precision, rounds, layerBytes, results })
+  const { isa, threads } = machine()
+  const { hidden, inter, experts, topK } = shape
+  session.print(
+    `${shape.name}: hidden ${hidden}, inter ${inter}, experts ${experts}, top ${topK}; ` +
+      `${format} weights, ${precision}, ${isa}, ${threads} threads, layer ${formatBytes(layerBytes)}\n`,
+  )
+  session.print(layerTable(results))
+  session.print(`\nceilings of this machine, measured before and after each row:\n${ceilingsTable(results)}`)
+}
+
+async function overheadBench(session: Session, options: BenchOptions): Promise<void> {
+  session.progress('measuring calls')
+  const results = await benchOverhead(options.precision, session.signal)
+  if (options.json) return session.json({ ...machine(), precision: options.precision, results })
+  const rows = results.map(({ layer, forwardSync, forward, asyncExtra }) => [
+    layer,
+    formatSeconds(forwardSync),
+    formatSeconds(forward),
+    formatSeconds(asyncExtra),
+  ])
+  session.print(formatTable(['layer, one token', 'forwardSync', 'forward', 'added by forward'], rows))
+}
+
+async function modelBench(session: Session, dir: string, options: BenchOptions): Promise<void> {
+  const { signal, progress } = session
+  const { precision, tokens, rounds } = options
+  progress(`loading ${dir}`)
+  const model = await MoeModel.load(dir, { precision, signal })
+  try {
+    const results = await benchModel(model, { tokens, rounds, signal, progress })
+    if (options.json) return session.json({ ...machine(), model: dir, precision, rounds, results })
+    const { isa, threads } = machine()
+    session.print(`${dir}: ${precision}, ${isa}, ${threads} threads\n`)
+    const rows = results.map((result) => [
+      result.phase,
+      String(result.tokens),
+      formatSeconds(result.seconds),
+      formatNumber(result.tokensPerSecond),
+    ])
+    session.print(formatTable(['phase', 'tokens', 'median', 'tokens/s'], rows))
+  } finally {
+    model.dispose()
+  }
+}
+
+async function bench(session: Session, model: string | undefined, options: BenchOptions, command: Command) {
+  if (model !== undefined && command.getOptionValueSource('shape') === 'cli') {
+    throw usageError('MODEL and --shape exclude each other')
+  }
+  if (model !== undefined && options.format !== undefined) {
+    throw usageError('--format is for layers of random weights; a model keeps the format it is stored in')
+  }
+  if (options.overhead && model !== undefined) throw usageError('MODEL and --overhead exclude each other')
+  if (options.threads !== undefined) setThreads(options.threads)
+  if (options.overhead) return overheadBench(session, options)
+  if (model !== undefined) return modelBench(session, model, options)
+  return shapeBench(session, options)
+}
+
+export function addBench(program: Command): void {
+  program
+    .command('bench')
+    .description('time one MoE layer against the ceilings of this machine, or a model')
+    .argument('[model]', 'folder of a checkpoint; without it a layer of random weights')
+    .addOption(
+      new Option('--shape <shape>', 'sizes of the random layer')
+        .choices(Object.keys(shapes))
+        .default('olmoe'),
+    )
+    .addOption(new Option('--format <format>', 'weight format').choices(['bf16', 'f32']))
+    .addOption(
+      new Option('--precision <precision>', 'activations').choices(['exact', 'fast']).default('fast'),
+    )
+    .option('--tokens <list>', 'tokens per call, separated by commas', positiveIntegers, [1, 8, 64, 512])
+    .option('--threads <n>', 'threads to use', positiveInteger)
+    .option('--rounds <n>', 'rounds over the inputs', positiveInteger, 5)
+    .option('--overhead', 'the cost of a call beyond its kernels')
+    .addOption(jsonOption())
+    .action(withSession(bench))
+}

@@ -1,0 +1,22 @@
+import { MoeModel } from '../model/moe_model'
+import type { Device } from '../device'
+import type { Session } from './session'
+
+/** What the options of every command on a model come to. */
+export interface ModelOptions {
+  device: string
+  precision: 'exact' | 'fast'
+  json?: boolean
+}
+
+/** Loads the model that a command works on, with progress. */
+export async function loadModel(session: Session, dir: string, options: ModelOptions): Promise<MoeModel> {
+  const model = await MoeModel.load(dir, {
+    device: options.device as Device,
+    precision: options.precision,
+    signal: session.signal,
+    onProgress: ({ layers, total }) => session.progress(`loading ${dir}: layer ${layers} of ${total}`),
+  })
+  session.clearProgress()
+  return model
+}

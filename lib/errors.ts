@@ -1,0 +1,102 @@
+/** Every code an error of this package can carry, in the order of native/core/error_codes.def. */
+export const errorCodes = [
+  'ERR_SMOE_INVALID_ARGUMENT',
+  'ERR_SMOE_INVALID_TYPE',
+  'ERR_SMOE_SHAPE_MISMATCH',
+  'ERR_SMOE_DTYPE_MISMATCH',
+  'ERR_SMOE_INVALID_SPEC',
+  'ERR_SMOE_TOKEN_OUT_OF_RANGE',
+  'ERR_SMOE_CONTEXT_OVERFLOW',
+  'ERR_SMOE_NON_FINITE_INPUT',
+  'ERR_SMOE_STATE_REUSED',
+  'ERR_SMOE_DISPOSED',
+  'ERR_SMOE_DETACHED_BUFFER',
+  'ERR_SMOE_FILE_NOT_FOUND',
+  'ERR_SMOE_FILE_READ',
+  'ERR_SMOE_FILE_CHANGED',
+  'ERR_SMOE_FILE_WRITE',
+  'ERR_SMOE_INVALID_SAFETENSORS',
+  'ERR_SMOE_MISSING_TENSOR',
+  'ERR_SMOE_INVALID_CONFIG',
+  'ERR_SMOE_UNSUPPORTED_ARCHITECTURE',
+  'ERR_SMOE_TOKENIZER_UNAVAILABLE',
+  'ERR_SMOE_DEVICE_UNAVAILABLE',
+  'ERR_SMOE_ISA_UNAVAILABLE',
+  'ERR_SMOE_NATIVE_UNAVAILABLE',
+  'ERR_SMOE_OUT_OF_MEMORY',
+  'ERR_SMOE_CANCELLED',
+  'ERR_SMOE_INTERNAL',
+] as const
+
+/** Stable code of an error; messages may change between releases, codes do not. */
+export type ErrorCode = (typeof errorCodes)[number]
+
+/**
+ * A failure that is neither a wrong type (`TypeError`) nor a wrong value (`RangeError`). All three carry `code`.
+ */
+export class SmoeError extends Error {
+  readonly code: ErrorCode
+
+  constructor(code: ErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.name = 'SmoeError'
+    this.code = code
+  }
+}
+
+/** An error with a code: what every rejected call of this package gives, except aborted ones. */
+export type CodedError = Error & { readonly code: ErrorCode }
+
+function coded<E extends Error>(error: E, code: ErrorCode): E & { readonly code: ErrorCode } {
+  return Object.assign(error, { code })
+}
+
+/** `TypeError`, code ERR_SMOE_INVALID_TYPE: "NAME must be EXPECTED, got VALUE". */
+export function typeError(name: string, expected: string, value: unknown): CodedError {
+  return coded(new TypeError(`${name} must be ${expected}, got ${describe(value)}`), 'ERR_SMOE_INVALID_TYPE')
+}
+
+/** `RangeError`, code ERR_SMOE_INVALID_ARGUMENT: "NAME must be EXPECTED, got VALUE". */
+export function rangeError(name: string, expected: string, value: unknown): CodedError {
+  return coded(
+    new RangeError(`${name} must be ${expected}, got ${describe(value)}`),
+    'ERR_SMOE_INVALID_ARGUMENT',
+  )
+}
+
+/** A value as a message shows it: short, one line, never its whole contents. */
+export function describe(value: unknown): string {
+  if (typeof value === 'string') return `'${value.length > 60 ? `${value.slice(0, 57)}...` : value}'`
+  if (typeof value === 'bigint') return `${value}n`
+  if (typeof value === 'function') return 'a function'
+  if (typeof value === 'symbol') return value.toString()
+  if (typeof value !== 'object' || value === null) return String(value)
+  if (Array.isArray(value)) {
+    const plain = value.length <= 8 && value.every((item) => typeof item === 'number')
+    return plain ? `[${value.join(', ')}]` : `an array of ${value.length}`
+  }
+  const name = (value as { constructor?: { name?: unknown } }).constructor?.name
+  const kind = typeof name === 'string' && name !== '' ? name : 'object'
+  if (ArrayBuffer.isView(value) && 'length' in value) return `${kind} of length ${String(value.length)}`
+  return `an instance of ${kind}`
+}
+
+/** The code of any error, or undefined. */
+export function codeOf(error: unknown): string | undefined {
+  if (typeof error !== 'object' || error === null) return undefined
+  const code = (error as { code?: unknown }).code
+  return typeof code === 'string' ? code : undefined
+}
+
+/**
+ * Turns an error thrown by the addon into this package's classes. A cancelled call gives the signal's own reason.
+ */
+export function fromNative(error: unknown, signal?: AbortSignal): unknown {
+  const code = codeOf(error)
+  if (code === undefined || !(errorCodes as readonly string[]).includes(code)) return error
+  if (code === 'ERR_SMOE_CANCELLED' && signal?.aborted === true) return signal.reason
+  const message = String((error as Error).message)
+  if (code === 'ERR_SMOE_INVALID_TYPE') return coded(new TypeError(message, { cause: error }), code)
+  if (code === 'ERR_SMOE_INVALID_ARGUMENT') return coded(new RangeError(message, { cause: error }), code)
+  return new SmoeError(code as ErrorCode, message, { cause: error })
+}

@@ -1,0 +1,34 @@
+export { SmoeError, errorCodes, type CodedError, type ErrorCode } from './errors'
+export { devices, type Device, type DeviceInfo } from './device'
+export { runtimeInfo, setThreads } from './runtime'
+export { Tensor } from './tensor/tensor'
+export type { Dtype, DtypeArrays, FloatDtype, TensorData } from './tensor/dtype'
+export { Router, type RouteOptions, type RouterWeights, type Routing } from './router/router'
+export type {
+  GroupTopKSelect,
+  RouterSpec,
+  ScoreActivation,
+  TopKSelect,
+  Weigh,
+  WeighNorm,
+} from './router/spec'
+export { MomentumState } from './momentum/state'
+export type { MomentumSpec, MomentumType } from './momentum/spec'
+export { MoeLayer } from './layer/moe_layer'
+export type {
+  ForwardOptions,
+  ForwardSyncOptions,
+  MoeLayerCreateOptions,
+  MoeLayerLoadOptions,
+  MoeLayerOptions,
+} from './layer/options'
+export type { Activation, ExpertWeights, MoeLayerDescription, Precision } from './layer/description'
+export type { ExpertStats } from './layer/stats'
+export { MoeModel } from './model/moe_model'
+export type { GeneratedToken, MoeModelLoadOptions, PerplexityOptions } from './model/options'
+export type { GenerateOptions, TokenIds } from './model/arguments'
+export type { LoadProgress } from './model/load'
+export type { PerplexityProgress, PerplexityResult } from './model/perplexity'
+export type { LayerTrace, ModelTrace } from './model/trace'
+export { inspect, type CheckpointSummary, type LayerSummary } from './checkpoint/inspect'
+export { supportedModelTypes } from './checkpoint/registry'

@@ -1,0 +1,119 @@
+import type { ActivationName, NativeExpert, NativeMoe, PrecisionName } from '../../binding'
+import { SmoeError, typeError } from '../errors'
+import { configFor, planRouter } from '../router/config'
+import type { RouterSpec } from '../router/spec'
+import { invalidSpec } from '../spec_reader'
+import { weightSource } from '../tensor/source'
+import { type Tensor, checkShaped } from '../tensor/tensor'
+import { checkOneOf } from '../validate'
+
+/** Activation between the two projections of an expert. */
+export type Activation = ActivationName
+/** 'exact': f32 activations. 'fast' (default): bf16 activations over bf16 weights. */
+export type Precision = PrecisionName
+
+export const activations: readonly Activation[] = [
+  'silu',
+  'gelu_tanh',
+  'gelu_erf',
+  'relu',
+  'relu2',
+  'identity',
+]
+
+export function checkPrecision(value: unknown): Precision {
+  return value === undefined ? 'fast' : checkOneOf('precision', value, ['exact', 'fast'])
+}
+
+/**
+ * One feed-forward expert: down(act(gate x) * up x), or down(act(up x)) without a gate. f32, f16 or bf16; biases are
+ * optional. I, the expert width, may differ from expert to expert.
+ */
+export interface ExpertWeights {
+  /** [I, H] */
+  gate?: Tensor
+  /** [I, H] */
+  up: Tensor
+  /** [H, I] */
+  down: Tensor
+  /** [I] */
+  gateBias?: Tensor
+  /** [I] */
+  upBias?: Tensor
+  /** [H] */
+  downBias?: Tensor
+}
+
+/** A MoE layer from tensors; all are copied before create() returns its promise. */
+export interface MoeLayerDescription {
+  router: RouterSpec
+  /** [E, H] */
+  routerWeight: Tensor
+  /** [E], added to the logits */
+  routerBias?: Tensor
+  experts: readonly ExpertWeights[]
+  /** always on, added to the routed output */
+  shared?: ExpertWeights
+  /** `[1, H]`: the shared output is multiplied by sigmoid of hidden times it */
+  sharedGate?: Tensor
+  /** default 'silu' */
+  activation?: Activation
+}
+
+/** Checks a description and gives what the addon takes. */
+export function describeLayer(description: MoeLayerDescription): NativeMoe {
+  const { routerWeight, experts, shared, sharedGate, routerBias } = description
+  const plan = planRouter(description.router)
+  if (plan.affinity === 'external') {
+    throw invalidSpec(`router.affinity.kind must be 'linear' in a layer: it computes its own logits`)
+  }
+  const [count, hidden] = checkShaped('routerWeight', routerWeight, [-1, -1]).shape as [number, number]
+  if (!Array.isArray(experts)) throw typeError('experts', 'an array of experts', experts)
+  if (experts.length !== count) {
+    throw new SmoeError(
+      'ERR_SMOE_SHAPE_MISMATCH',
+      `experts must have one entry per row of routerWeight (${count}), got ${experts.length}`,
+    )
+  }
+  const desc: NativeMoe = {
+    hidden,
+    activation:
+      description.activation === undefined
+        ? 'silu'
+        : checkOneOf('activation', description.activation, activations),
+    router: configFor(plan, count),
+    routerWeight: weightSource('routerWeight', routerWeight),
+    experts: experts.map((expert, i) => describeExpert(`experts[${i}]`, expert as ExpertWeights, hidden)),
+  }
+  if (routerBias !== undefined) {
+    desc.routerBias = weightSource('routerBias', checkShaped('routerBias', routerBias, [count]))
+  }
+  if (shared !== undefined) desc.shared = describeExpert('shared', shared, hidden)
+  if (sharedGate !== undefined) {
+    if (shared === undefined) throw typeError('shared', 'an expert when sharedGate is given', shared)
+    desc.sharedGate = weightSource('sharedGate', checkShaped('sharedGate', sharedGate, [1, hidden]))
+  }
+  return desc
+}
+
+function describeExpert(name: string, expert: ExpertWeights, hidden: number): NativeExpert {
+  if (typeof expert !== 'object' || expert === null) throw typeError(name, 'an object of tensors', expert)
+  const up = checkShaped(`${name}.up`, expert.up, [-1, hidden])
+  const width = up.shape[0]!
+  const desc: NativeExpert = {
+    up: weightSource(`${name}.up`, up),
+    down: weightSource(`${name}.down`, checkShaped(`${name}.down`, expert.down, [hidden, width])),
+  }
+  if (expert.gate !== undefined) {
+    desc.gate = weightSource(`${name}.gate`, checkShaped(`${name}.gate`, expert.gate, [width, hidden]))
+  } else if (expert.gateBias !== undefined) {
+    throw typeError(`${name}.gate`, 'a Tensor when gateBias is given', expert.gate)
+  }
+  const biases = { gateBias: width, upBias: width, downBias: hidden } as const
+  for (const key of Object.keys(biases) as (keyof typeof biases)[]) {
+    const bias = expert[key]
+    if (bias === undefined) continue
+    desc[key] = weightSource(`${name}.${key}`, checkShaped(`${name}.${key}`, bias, [biases[key]]))
+  }
+  return desc
+}

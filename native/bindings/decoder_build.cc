@@ -1,0 +1,77 @@
+#include "bindings/decoder_build.h"
+
+#include "bindings/cancel_token_object.h"
+#include "bindings/decoder_source.h"
+
+namespace smoe {
+namespace {
+
+class CreateTask : public AsyncTask {
+ public:
+  DecoderHeadSource source;
+  Precision precision = Precision::Fast;
+
+ protected:
+  Status run() override {
+    auto native = std::make_shared<NativeDecoder>();
+    PackList list;
+    source.pack_into(list, precision, &native->decoder);
+    SMOE_RETURN_IF_ERROR(list.run(ThreadPool::process(), cancel()));
+    native_ = std::move(native);
+    source = DecoderHeadSource();
+    return {};
+  }
+  Napi::Value result(Napi::Env env) override { return DecoderObject::make(env, std::move(native_)); }
+
+ private:
+  std::shared_ptr<NativeDecoder> native_;
+};
+
+// Packs a layer of its own and hands it over on the JS thread, so that nobody sees a decoder half-way.
+class AddLayerTask : public AsyncTask {
+ public:
+  AddLayerTask(std::shared_ptr<NativeDecoder> decoder, DecoderLayerSource source)
+      : decoder_(std::move(decoder)), precision_(decoder_->decoder.precision), source_(std::move(source)) {
+    decoder_->pending_layers++;
+  }
+
+ protected:
+  Status run() override {
+    PackList list;
+    source_.pack_into(list, precision_, &layer_);
+    SMOE_RETURN_IF_ERROR(list.run(ThreadPool::process(), cancel()));
+    if (layer_.moe != nullptr) SMOE_RETURN_IF_ERROR(layer_.moe->validate());
+    source_ = DecoderLayerSource();
+    return {};
+  }
+  void finished(Napi::Env, const Status&) noexcept override { decoder_->pending_layers--; }
+  Napi::Value result(Napi::Env env) override {
+    decoder_->decoder.layers.push_back(std::move(layer_));
+    decoder_->memory.set(env, decoder_->decoder.bytes());
+    return env.Undefined();
+  }
+
+ private:
+  std::shared_ptr<NativeDecoder> decoder_;
+  Precision precision_;
+  DecoderLayerSource source_;
+  DecoderLayer layer_;
+};
+
+}  // namespace
+
+Napi::Value start_create_decoder(const Napi::CallbackInfo& info) {
+  auto task = std::make_shared<CreateTask>();
+  task->source = DecoderHeadSource::parse(info.Env(), info[0]);
+  task->precision = parse_precision(info.Env(), info[1]);
+  return AsyncTask::start(info.Env(), task, CancelTokenObject::flag_of(info.Env(), info[2]));
+}
+
+Napi::Value start_add_layer(const Napi::CallbackInfo& info, std::shared_ptr<NativeDecoder> decoder) {
+  DecoderLayerSource source = DecoderLayerSource::parse(info.Env(), info[0], decoder->decoder.hidden);
+  std::shared_ptr<CancelFlag> cancel = CancelTokenObject::flag_of(info.Env(), info[1]);
+  auto task = std::make_shared<AddLayerTask>(std::move(decoder), std::move(source));
+  return AsyncTask::start(info.Env(), std::move(task), std::move(cancel));
+}
+
+}  // namespace smoe

@@ -1,0 +1,220 @@
+#include "bindings/decoder_tasks.h"
+
+#include <optional>
+
+#include "bindings/cancel_token_object.h"
+#include "bindings/in_use.h"
+#include "bindings/kv_cache_object.h"
+#include "bindings/layer_call.h"
+#include "bindings/trace_object.h"
+#include "core/workspace_pool.h"
+
+namespace smoe {
+namespace {
+
+// What the four calls have in common: token ids, a cache (a temporary one without an argument), statistics.
+class DecoderTask : public AsyncTask {
+ public:
+  DecoderTask(napi_env env, std::shared_ptr<NativeDecoder> decoder, napi_value ids)
+      : decoder_(std::move(decoder)), counts_(decoder_->counts.size()) {
+    ids_ = copy_ids(env, ids, "ids");
+    if (ids_.empty()) throw_error(env, Code::InvalidArgument, "ids must hold at least one token");
+  }
+
+  void use_cache(napi_env env, napi_value value) {
+    const std::shared_ptr<NativeKvCache>& cache = KvCacheObject::from(env, value, "cache").native(env);
+    if (cache->decoder.lock() != decoder_) {
+      throw_error(env, Code::InvalidArgument, "cache was made for another decoder");
+    }
+    const int64_t left = cache->length > cache->cache.capacity() ? 0 : cache->cache.capacity() - cache->length;
+    cache_ = InUse<NativeKvCache>(env, cache, "cache");
+    if (tokens() > left) {
+      throw_error(env, Code::ContextOverflow, "%lld tokens after %lld do not fit into a cache of %lld",
+                  static_cast<long long>(tokens()), static_cast<long long>(cache->length),
+                  static_cast<long long>(cache->cache.capacity()));
+    }
+  }
+  int64_t tokens() const { return static_cast<int64_t>(ids_.size()); }
+
+ protected:
+  Status forward(Decoder::Forward args) {
+    const KernelTable* table;
+    SMOE_RETURN_IF_ERROR(active_kernels(&table));
+    std::optional<KvCache> temporary;
+    if (cache_.get() == nullptr) temporary.emplace(decoder_->decoder.make_cache(tokens()));
+    args.ids = ids_.data();
+    args.tokens = tokens();
+    args.cache = cache_.get() != nullptr ? &cache_->cache : &*temporary;
+    args.expert_counts = counts_.empty() ? nullptr : counts_.data();
+    args.cancel = cancel();
+    WorkspacePool::Lease work = WorkspacePool::process().lease();
+    return decoder_->decoder.forward(args, *table, ThreadPool::process(), *work);
+  }
+  void finished(Napi::Env env, const Status& status) noexcept override {
+    if (cache_.get() != nullptr) cache_->settle(env);
+    cache_.release();
+    if (!status.ok()) return;
+    for (size_t i = 0; i < counts_.size(); i++) decoder_->counts[i] += counts_[i];
+  }
+
+  std::vector<int32_t> copy_ids(napi_env env, napi_value value, const char* name) {
+    const TypedView view = typed_array(env, value, name, napi_int32_array, kAnyLength);
+    const auto* ids = static_cast<const int32_t*>(view.data);
+    std::vector<int32_t> copy(ids, ids + view.length);
+    const auto vocab = static_cast<long long>(decoder_->decoder.vocab);
+    for (size_t i = 0; i < copy.size(); i++) {
+      if (copy[i] < 0 || copy[i] >= vocab) {
+        throw_error(env, Code::TokenOutOfRange, "%s[%zu] must be in [0, %lld), got %d", name, i, vocab, copy[i]);
+      }
+    }
+    return copy;
+  }
+
+  std::shared_ptr<NativeDecoder> decoder_;
+  std::vector<int32_t> ids_;
+  InUse<NativeKvCache> cache_;
+  std::vector<uint64_t> counts_;
+};
+
+class ForwardTask : public DecoderTask {
+ public:
+  using DecoderTask::DecoderTask;
+
+  // The array is unreachable from JavaScript until the promise settles, so the op thread fills it directly.
+  void make_logits(napi_env env, bool all) {
+    all_ = all;
+    const int64_t rows = all ? tokens() : 1;
+    const NewArray made =
+        new_array(env, napi_float32_array, element_count(env, rows, decoder_->decoder.vocab, "logits"));
+    logits_ = static_cast<float*>(made.data);
+    keep(made);
+  }
+
+ protected:
+  Status run() override {
+    Decoder::Forward args;
+    args.all_logits = all_;
+    args.logits = logits_;
+    return forward(args);
+  }
+
+  bool all_ = true;
+  float* logits_ = nullptr;
+};
+
+class StepTask : public DecoderTask {
+ public:
+  using DecoderTask::DecoderTask;
+  Sampling sampling;
+
+ protected:
+  Status run() override {
+    std::vector<float>& logits = decoder_->step_logits;
+    logits.resize(static_cast<size_t>(decoder_->decoder.vocab));
+    Decoder::Forward args;
+    args.logits = logits.data();
+    SMOE_RETURN_IF_ERROR(forward(args));
+    token_ = decoder_->sampler.sample(logits.data(), decoder_->decoder.vocab, sampling, cache_->cache.length());
+    if (token_ >= 0) return {};
+    cache_->cache.truncate(cache_->cache.length() - tokens());  // a failed call changes nothing
+    return Status(Code::NonFiniteInput, "the logits hold no number to choose a token from");
+  }
+  Napi::Value result(Napi::Env env) override { return Napi::Number::New(env, token_); }
+
+ private:
+  int32_t token_ = -1;
+};
+
+class NllTask : public DecoderTask {
+ public:
+  NllTask(napi_env env, std::shared_ptr<NativeDecoder> decoder, napi_value ids, napi_value targets)
+      : DecoderTask(env, std::move(decoder), ids) {
+    targets_ = copy_ids(env, targets, "targets");
+    if (targets_.size() != ids_.size()) {
+      throw_error(env, Code::ShapeMismatch, "targets must have %zu elements as ids, got %zu", ids_.size(),
+                  targets_.size());
+    }
+    const NewArray made = new_array(env, napi_float64_array, tokens());
+    nll_ = static_cast<double*>(made.data);
+    keep(made);
+  }
+
+ protected:
+  Status run() override {
+    Decoder::Forward args;
+    args.nll = nll_;
+    args.targets = targets_.data();
+    return forward(args);
+  }
+
+ private:
+  std::vector<int32_t> targets_;
+  double* nll_ = nullptr;
+};
+
+class TraceTask : public ForwardTask {
+ public:
+  using ForwardTask::ForwardTask;
+
+ protected:
+  Status run() override {
+    Decoder::Forward args;
+    args.all_logits = true;
+    args.logits = logits_;
+    args.trace = &layers_;
+    return forward(args);
+  }
+  Napi::Value result(Napi::Env env) override { return trace_object(env, kept(), layers_); }
+
+ private:
+  std::vector<LayerTrace> layers_;
+};
+
+Sampling parse_sampling(napi_env env, napi_value value) {
+  const auto field = [&](const char* key) { return property(env, value, key, "sampling"); };
+  Sampling sampling;
+  sampling.temperature = static_cast<float>(number(env, field("temperature"), "sampling.temperature"));
+  sampling.top_p = static_cast<float>(number(env, field("topP"), "sampling.topP"));
+  sampling.top_k = static_cast<int>(integer(env, field("topK"), "sampling.topK", 0, INT32_MAX));
+  sampling.seed = static_cast<uint32_t>(integer(env, field("seed"), "sampling.seed", 0, UINT32_MAX));
+  if (!(sampling.temperature >= 0) || !(sampling.top_p > 0 && sampling.top_p <= 1)) {
+    throw_error(env, Code::InvalidArgument,
+                "sampling: temperature must be at least 0 and topP in (0, 1], got %g and %g", sampling.temperature,
+                sampling.top_p);
+  }
+  return sampling;
+}
+
+}  // namespace
+
+Napi::Value start_decoder_forward(const Napi::CallbackInfo& info, std::shared_ptr<NativeDecoder> decoder) {
+  static const char* const kinds[] = {"all", "last"};
+  const Napi::Env env = info.Env();
+  auto task = std::make_shared<ForwardTask>(env, std::move(decoder), info[0]);
+  if (!is_nullish(env, info[1])) task->use_cache(env, info[1]);
+  std::shared_ptr<CancelFlag> cancel = CancelTokenObject::flag_of(env, info[3]);
+  task->make_logits(env, choice_index(env, info[2], "logits", kinds, 2) == 0);
+  return AsyncTask::start(env, std::move(task), std::move(cancel));
+}
+
+Napi::Value start_decoder_step(const Napi::CallbackInfo& info, std::shared_ptr<NativeDecoder> decoder) {
+  const Napi::Env env = info.Env();
+  const Sampling sampling = parse_sampling(env, info[2]);
+  auto task = std::make_shared<StepTask>(env, std::move(decoder), info[0]);
+  task->sampling = sampling;
+  task->use_cache(env, info[1]);
+  return AsyncTask::start(env, std::move(task), CancelTokenObject::flag_of(env, info[3]));
+}
+
+Napi::Value start_decoder_nll(const Napi::CallbackInfo& info, std::shared_ptr<NativeDecoder> decoder) {
+  auto task = std::make_shared<NllTask>(info.Env(), std::move(decoder), info[0], info[1]);
+  return AsyncTask::start(info.Env(), std::move(task), CancelTokenObject::flag_of(info.Env(), info[2]));
+}
+
+Napi::Value start_decoder_trace(const Napi::CallbackInfo& info, std::shared_ptr<NativeDecoder> decoder) {
+  auto task = std::make_shared<TraceTask>(info.Env(), std::move(decoder), info[0]);
+  task->make_logits(info.Env(), true);
+  return AsyncTask::start(info.Env(), std::move(task), CancelTokenObject::flag_of(info.Env(), info[1]));
+}
+
+}  // namespace smoe

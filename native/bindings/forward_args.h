@@ -1,0 +1,22 @@
+// The arguments of MoeLayer.forward and forwardSync.
+#pragma once
+
+#include "bindings/cancel_token_object.h"
+#include "bindings/in_use.h"
+#include "bindings/layer_call.h"
+
+namespace smoe {
+
+// Parsed but not yet copied: pointers into JS memory, valid until the callback returns to JavaScript.
+struct ForwardArgs {
+  LayerCall call;  // out null when no array was given
+  napi_value out = nullptr;
+  InUse<NativeMomentumState> state;
+  std::shared_ptr<CancelFlag> cancel;
+  size_t hidden_bytes = 0;
+
+  static ForwardArgs parse(const Napi::CallbackInfo& info, const MoeLayer& layer);
+  int64_t elements() const { return call.tokens * call.layer->config.hidden; }
+};
+
+}  // namespace smoe

@@ -1,0 +1,57 @@
+#include "bindings/packing.h"
+
+#include <algorithm>
+
+namespace smoe {
+namespace {
+
+// Tiles per work item: at 16 rows of 2048 bf16 a tile is 64 KiB, so an item is long against the cost of handing it out.
+constexpr int64_t kTilesPerItem = 8;
+// A batch ends once it holds this much: some 10 ms of packing, which bounds how long a cancellation waits.
+constexpr size_t kBatchBytes = size_t{64} << 20;
+
+struct Item {
+  MatrixSource source;
+  PackedMatrix* out;
+  int64_t first, last;
+};
+
+}  // namespace
+
+void PackList::add(const TensorSource& source, PackedMatrix* out) {
+  if (!source.empty()) matrices_.push_back({&source, out});
+}
+
+void PackList::add(const TensorSource& source, std::vector<float>* out) {
+  if (!source.empty()) vectors_.push_back({&source, out});
+}
+
+Status PackList::run(ThreadPool& pool, const CancelFlag* cancel) {
+  for (const Vector& vector : vectors_) SMOE_RETURN_IF_ERROR(vector.source->values(vector.out));
+  std::vector<Item> items;
+  for (size_t next = 0; next < matrices_.size();) {
+    if (cancelled(cancel)) return Status(Code::Cancelled, "cancelled while packing weights");
+    items.clear();
+    size_t batch_bytes = 0;
+    for (; next < matrices_.size() && batch_bytes < kBatchBytes; next++) {
+      const Matrix& matrix = matrices_[next];
+      MatrixSource source;
+      SMOE_RETURN_IF_ERROR(matrix.source->matrix(&source));
+      SMOE_RETURN_IF_ERROR(allocate_packed(source.rows, source.cols, natural_format(source.dtype), matrix.out));
+      const int64_t tiles = matrix.out->tiles();
+      for (int64_t first = 0; first < tiles; first += kTilesPerItem) {
+        items.push_back({source, matrix.out, first, std::min(first + kTilesPerItem, tiles)});
+      }
+      batch_bytes += matrix.out->bytes();
+    }
+    // A large matrix (an embedding) is a batch of its own: cancellation is polled inside as well.
+    pool.parallel_for(static_cast<int64_t>(items.size()), [&](int64_t i, int) {
+      const Item& item = items[static_cast<size_t>(i)];
+      if (!cancelled(cancel)) pack_tiles(item.source, item.out, item.first, item.last);
+    });
+  }
+  if (cancelled(cancel)) return Status(Code::Cancelled, "cancelled while packing weights");
+  return {};
+}
+
+}  // namespace smoe

@@ -1,0 +1,82 @@
+'use strict'
+// `npm test`: installs what is missing, builds, runs the C++ tests once per instruction set and then jest, and ends
+// with one line that adds everything up. `--native` or `--js` runs one half; further arguments go to jest.
+const fs = require('node:fs')
+const { spawnSync } = require('node:child_process')
+const { doctestResult, SKIPPED } = require('./doctest.cjs')
+const { guard, inRoot, setup, step, root } = require('./setup.cjs')
+
+const args = process.argv.slice(2)
+const only = args.find((arg) => arg === '--native' || arg === '--js')
+const jestArgs = args.filter((arg) => arg !== only)
+const binary = inRoot(
+  'build',
+  'native',
+  'test',
+  process.platform === 'win32' ? 'smoe_tests.exe' : 'smoe_tests',
+)
+
+/** The instruction sets that native/test/CMakeLists.txt registers, through ctest's own list. */
+function registered() {
+  const list = spawnSync('ctest', ['--test-dir', inRoot('build'), '--show-only=json-v1'], {
+    encoding: 'utf8',
+  })
+  const { tests } = JSON.parse(list.stdout)
+  return tests.map(({ name }) => /^native\.(\w+)$/.exec(name)?.[1]).filter(Boolean)
+}
+
+function nativeTests() {
+  const isas = registered()
+  const results = isas.map((isa) => {
+    step(`C++ tests, ${isa}`)
+    const child = spawnSync(binary, ['--no-colors'], {
+      cwd: root,
+      env: { ...process.env, SMOE_ISA: isa },
+      encoding: 'utf8',
+      maxBuffer: 2 ** 28,
+    })
+    const output = `${child.stdout ?? ''}${child.stderr ?? ''}`
+    const result = doctestResult({ status: child.status, output })
+    if (result.failed > 0) console.log(`${output}\n(exit ${child.signal ?? child.status})`)
+    else if (child.status === SKIPPED) console.log(`skipped: this CPU lacks ${isa}`)
+    else console.log(`${result.passed} test cases passed`)
+    return { name: `native.${isa}`, ...result }
+  })
+  return results.length > 0 ? results : [{ name: 'native', passed: 0, failed: 1, skipped: 0 }]
+}
+
+function jestTests() {
+  step('jest')
+  const report = inRoot('build', 'jest.json')
+  fs.rmSync(report, { force: true })
+  const jest = require.resolve('jest/bin/jest', { paths: [root] })
+  const child = spawnSync(process.execPath, [jest, '--json', `--outputFile=${report}`, ...jestArgs], {
+    cwd: root,
+    stdio: ['ignore', 'ignore', 'inherit'], // the report goes to the file; what jest says of each suite is on stderr
+  })
+  const result = { name: 'jest', passed: 0, failed: 0, skipped: 0 }
+  if (fs.existsSync(report)) {
+    const json = JSON.parse(fs.readFileSync(report, 'utf8'))
+    result.passed = json.numPassedTests
+    result.failed = json.numFailedTests + json.numRuntimeErrorTestSuites
+    result.skipped = json.numPendingTests + json.numTodoTests
+  }
+  if (result.passed + result.failed === 0 || (child.status !== 0 && result.failed === 0)) result.failed++
+  return [result]
+}
+
+guard(() => {
+  setup({ tests: only !== '--js' })
+  const results = [...(only === '--js' ? [] : nativeTests()), ...(only === '--native' ? [] : jestTests())]
+  const total = { passed: 0, failed: 0, skipped: 0 }
+  console.log('')
+  for (const { name, passed, failed, skipped } of results) {
+    console.log(`${name.padEnd(20)} ${passed} passed, ${failed} failed, ${skipped} skipped`)
+    total.passed += passed
+    total.failed += failed
+    total.skipped += skipped
+  }
+  fs.writeFileSync(inRoot('build', 'test-results.json'), JSON.stringify({ ...total, suites: results }))
+  console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`)
+  return total.failed === 0 ? 0 : 1
+})

@@ -1,0 +1,136 @@
+import fs from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+import { FileSource } from '../../lib/checkpoint/file_source'
+import { readSafetensorsHeader } from '../../lib/checkpoint/safetensors'
+import { root, runCli, sampleModel } from './run_cli'
+
+const slice = path.join(root, 'examples', 'wikitext-2-slice.txt')
+
+test('--help and --version end with 0', async () => {
+  const help = await runCli(['--help'])
+  expect(help.code).toBe(0)
+  for (const name of ['doctor', 'inspect', 'run', 'eval', 'trace', 'bench'])
+    expect(help.stdout).toContain(name)
+  const { version } = JSON.parse(fs.readFileSync(path.join(root, 'package.json'), 'utf8')) as {
+    version: string
+  }
+  expect(await runCli(['--version'])).toEqual({ code: 0, stdout: `${version}\n`, stderr: '' })
+})
+
+test.each([
+  ['no command', []],
+  ['an unknown command', ['nothing']],
+  ['an unknown option', ['doctor', '--nothing']],
+  ['a missing model', ['inspect']],
+  ['a missing --text', ['eval', 'somewhere']],
+  ['a missing prompt', ['run', 'somewhere']],
+  ['two prompts', ['run', 'somewhere', '--prompt', 'a', '--prompt-ids', '1']],
+  ['ids that are not numbers', ['run', 'somewhere', '--prompt-ids', '1,x']],
+  ['a negative count', ['run', 'somewhere', '--prompt-ids', '1', '--max-new-tokens', '-3']],
+  ['an unknown precision', ['eval', 'somewhere', '--text', 'x', '--precision', 'half']],
+  ['a shape that is not known', ['bench', '--shape', 'huge']],
+  ['a model and a shape', ['bench', 'somewhere', '--shape', 'tiny']],
+])('%s is a usage error: 2, nothing on stdout', async (_, args) => {
+  const { code, stdout, stderr } = await runCli(args)
+  expect({ code, stdout }).toEqual({ code: 2, stdout: '' })
+  expect(stderr).not.toBe('')
+})
+
+test('a failure ends with 1 and one line with its code; SMOE_DEBUG adds the stack', async () => {
+  const { code, stdout, stderr } = await runCli(['inspect', 'no-such-folder'])
+  expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
+  expect(stderr).toMatch(/^error: .*no-such-folder.* \(ERR_SMOE_FILE_NOT_FOUND\)\n$/)
+  const debug = await runCli(['inspect', 'no-such-folder'], { SMOE_DEBUG: '1' })
+  expect(debug.stderr).toMatch(/\n {4}at /)
+})
+
+test('a device that is not there is refused, never replaced', async () => {
+  const { code, stderr } = await runCli(['run', sampleModel, '--prompt-ids', '1', '--device', 'cuda:0'])
+  expect(code).toBe(1)
+  expect(stderr).toContain('ERR_SMOE_DEVICE_UNAVAILABLE')
+})
+
+test('doctor says what runs and why', async () => {
+  const { code, stdout, stderr } = await runCli(['doctor', '--json'])
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+  const report = JSON.parse(stdout) as Record<string, never>
+  expect(report).toMatchObject({ ok: true, node: process.version, isa: { active: expect.any(String) } })
+  expect((await runCli(['doctor'])).stdout).toContain('instruction set')
+})
+
+test('doctor without a binary ends with 1 and says how to build one', async () => {
+  const { code, stdout } = await runCli(['doctor'], { SMOE_NATIVE: '/nowhere/smoe.node' })
+  expect(code).toBe(1)
+  expect(stdout).toContain('npm rebuild smoe')
+})
+
+test('inspect reads the headers', async () => {
+  const { code, stdout } = await runCli(['inspect', sampleModel, '--estimate', '--json'])
+  expect(code).toBe(0)
+  const model = JSON.parse(stdout) as { layers: unknown[]; bytes: number; estimate: { weightBytes: number } }
+  expect(model.layers).toHaveLength(6)
+  expect(model.layers[0]).toMatchObject({ kind: 'moe', experts: 16, expertsPerToken: 2, width: 128 })
+  expect(model.estimate.weightBytes).toBeGreaterThanOrEqual(model.bytes)
+  expect((await runCli(['inspect', sampleModel])).stdout).toContain('qwen3_moe')
+})
+
+test('run is greedy and repeatable by default, and takes ids or text', async () => {
+  const args = ['run', sampleModel, '--prompt-ids', '5,6,7', '--max-new-tokens', '6', '--json']
+  const first = await runCli(args)
+  expect(first.code).toBe(0)
+  const { ids } = JSON.parse(first.stdout) as { ids: number[] }
+  expect(ids).toHaveLength(6)
+  expect((JSON.parse((await runCli(args)).stdout) as { ids: number[] }).ids).toEqual(ids)
+  const text = await runCli(['run', sampleModel, '--prompt', 'The game was', '--max-new-tokens', '4'])
+  expect({ code: text.code, printed: text.stdout.length > 1 }).toEqual({ code: 0, printed: true })
+})
+
+test('eval gives tokens, nll and perplexity that belong together', async () => {
+  const args = ['eval', sampleModel, '--text', slice, '--context', '64', '--limit-tokens', '256', '--json']
+  const { code, stdout, stderr } = await runCli(args)
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+  const { tokens, nll, perplexity } = JSON.parse(stdout) as Record<string, number>
+  expect(tokens).toBeGreaterThan(0)
+  expect(tokens).toBeLessThanOrEqual(256)
+  expect(Math.log(perplexity!)).toBeCloseTo(nll! / tokens!, 6)
+})
+
+test('trace writes a safetensors file with every MoE layer', async () => {
+  const dir = fs.mkdtempSync(path.join(os.tmpdir(), 'smoe-trace-'))
+  const out = path.join(dir, 'trace.safetensors')
+  try {
+    const { code } = await runCli(['trace', sampleModel, '--prompt-ids', '1,2,3', '--out', out, '--json'])
+    expect(code).toBe(0)
+    const { tensors } = readSafetensorsHeader(new FileSource(out), out)
+    expect(tensors.get('layers.5.expert_ids')).toMatchObject({ dtype: 'I32', shape: [3, 2] })
+    expect(tensors.get('layers.0.momentum_out')).toMatchObject({ dtype: 'F32', shape: [3, 128] })
+    expect(tensors.get('logits')).toMatchObject({ shape: [3, 4096] })
+  } finally {
+    fs.rmSync(dir, { recursive: true })
+  }
+})
+
+test('bench prints a ratio to the ceilings', async () => {
+  const { code, stdout } = await runCli([
+    'bench',
+    '--shape',
+    'tiny',
+    '--tokens',
+    '1,4',
+    '--rounds',
+    '1',
+    '--json',
+  ])
+  expect(code).toBe(0)
+  const { results } = JSON.parse(stdout) as { results: { tokens: number; ratio: number }[] }
+  expect(results.map(({ tokens }) => tokens)).toEqual([1, 4])
+  for (const { ratio } of results) expect(ratio).toBeGreaterThan(0)
+})
+
+test('Ctrl-C ends a command with 1 and no stack', async () => {
+  const args = ['run', sampleModel, '--prompt', 'The', '--max-new-tokens', '250', '--temperature', '1']
+  const { code, stderr } = await runCli(args, {}, /./)
+  expect(code).toBe(1)
+  expect(stderr).toBe('interrupted\n')
+})
