@@ -23,9 +23,8 @@ SMOE_DEVICE void mbar_init(uint64_t* bar, uint32_t count) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(bar)), "r"(count) : "memory");
 }
 SMOE_DEVICE void mbar_arrive(uint64_t* bar) {
-  uint64_t state;
+  [[maybe_unused]] uint64_t state;
   asm volatile("mbarrier.arrive.shared.b64 %0, [%1];" : "=l"(state) : "r"(shared_address(bar)) : "memory");
-  (void)state;
 }
 
 #if __CUDA_ARCH__ >= 900
