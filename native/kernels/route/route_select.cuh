@@ -147,7 +147,8 @@ SMOE_DEVICE float route_weigh(const RouterConfig& config, float weight, int coun
     if (config.norm_eps == NormEps::ZeroSafe) denominator = denominator > 0 ? denominator : 1;
   }
   if (denominator == 0) factor = 0, denominator = 1;
-  return static_cast<float>(fmax(-FLT_MAX, fmin(FLT_MAX, weight / denominator * factor)));
+  constexpr double largest = FLT_MAX;
+  return static_cast<float>(fmax(-largest, fmin(largest, weight / denominator * factor)));
 }
 
 // ids, weights: this token's row of slots; logits, scratch: experts floats of shared memory each, of this warp alone.
