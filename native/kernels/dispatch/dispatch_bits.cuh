@@ -7,13 +7,14 @@ namespace smoe::cu {
 
 constexpr int kDispatchMaxTokens = 64;
 
-// Device arrays; position may be null.
+// Device arrays. A row is a (token, expert) pair, ordered by expert, then token.
 struct DispatchBits {
   uint64_t* mask;   // [E]      bit t: token t uses the expert
   int32_t* offset;  // [E + 1]  first row of the expert's pairs
   int32_t* active;  // [E]      experts with tokens, ascending; the first *active_count are written
   int32_t* active_count;
   int32_t* position;  // [T, K]   row of a pair, -1 for unused slots
+  float* row_weight;  // [T * K]  weight of a row; may be null
 };
 
 // Row of token t inside its expert: the tokens before it.
@@ -21,8 +22,8 @@ SMOE_DEVICE int dispatch_rank(uint64_t mask, int token) { return popc(mask & ((u
 
 // By one whole block. ids [tokens, slots]; anything outside [0, experts) is an unused slot. mask, offset: E and E + 1
 // elements of shared memory. An expert occurs at most once per token.
-SMOE_DEVICE void dispatch_bits(const int32_t* ids, int tokens, int slots, int experts, uint64_t* mask, int32_t* offset,
-                               const DispatchBits& out) {
+SMOE_DEVICE void dispatch_bits(const int32_t* ids, const float* weights, int tokens, int slots, int experts,
+                               uint64_t* mask, int32_t* offset, const DispatchBits& out) {
   for (int e = tid(); e < experts; e += nthreads()) sts(mask + e, uint64_t{0});
   sync();
   for (int i = tid(); i < tokens * slots; i += nthreads()) {
@@ -56,12 +57,14 @@ SMOE_DEVICE void dispatch_bits(const int32_t* ids, int tokens, int slots, int ex
       stg(out.active_count, active);
     }
   }
-  if (out.position == nullptr) return;
+  if (out.position == nullptr && out.row_weight == nullptr) return;
   sync();
   for (int i = tid(); i < tokens * slots; i += nthreads()) {
     const int id = ldg(ids + i);
     const bool used = id >= 0 && id < experts;
-    stg(out.position + i, used ? lds(offset + id) + dispatch_rank(lds(mask + id), i / slots) : -1);
+    const int row = used ? lds(offset + id) + dispatch_rank(lds(mask + id), i / slots) : -1;
+    if (out.position != nullptr) stg(out.position + i, row);
+    if (out.row_weight != nullptr && used) stg(out.row_weight + row, ldg(weights + i));
   }
 }
 

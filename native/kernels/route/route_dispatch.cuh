@@ -114,7 +114,7 @@ route_dispatch(RouteDispatchArgs<W, X> args) {
   uint64_t* const mask = reinterpret_cast<uint64_t*>(shared);
   int32_t* const offset = reinterpret_cast<int32_t*>(shared + 2 * experts);
   if (tokens == 0) {
-    if (bid() == 0) dispatch_bits(args.ids, 0, args.config.k, experts, mask, offset, args.plan);
+    if (bid() == 0) dispatch_bits(args.ids, args.weights, 0, args.config.k, experts, mask, offset, args.plan);
     return;
   }
   route_partials(args, tokens, shared);
@@ -144,12 +144,14 @@ route_dispatch(RouteDispatchArgs<W, X> args) {
     sts(all_done, done);
   }
   sync();
-  if (lds(all_done) != 0) dispatch_bits(args.ids, tokens, args.config.k, experts, mask, offset, args.plan);
+  if (lds(all_done) != 0)
+    dispatch_bits(args.ids, args.weights, tokens, args.config.k, experts, mask, offset, args.plan);
 }
 
 // Given routes (hash routing, a caller's own): the dispatch alone, one block.
 struct DispatchGivenArgs {
   const int32_t* ids;         // [T, K]
+  const float* weights;       // [T, K]
   const int32_t* num_tokens;  // at most 64
   int slots, experts;
   DispatchBits plan;
@@ -161,8 +163,8 @@ SMOE_KERNEL(kRouteThreads, 1) dispatch_given(DispatchGivenArgs args) {
   SMOE_SMEM_DYN(uint64_t, mask);
   pdl_wait();
   const int given = ldg(args.num_tokens), tokens = given < 0 ? 0 : given < 64 ? given : 64;
-  dispatch_bits(args.ids, tokens, args.slots, args.experts, mask, reinterpret_cast<int32_t*>(mask + args.experts),
-                args.plan);
+  dispatch_bits(args.ids, args.weights, tokens, args.slots, args.experts, mask,
+                reinterpret_cast<int32_t*>(mask + args.experts), args.plan);
 }
 
 }  // namespace smoe::cu

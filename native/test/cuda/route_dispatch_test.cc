@@ -8,7 +8,8 @@
 using namespace smoe;
 using namespace smoe::cu;
 using namespace smoe::cu::test;
-using emu::Buffer;
+template <class T>
+using Array = emu::Buffer<T>;
 
 namespace {
 
@@ -72,18 +73,19 @@ Result run(const Case& c, const Inputs<W, X>& in, const Run& mode, uint64_t seed
   const size_t e = static_cast<size_t>(c.experts), t = static_cast<size_t>(c.tokens),
                k = static_cast<size_t>(c.config.k);
   const int splits = route_splits(c.experts, c.hidden);
-  auto w = Buffer<W>::constant(device, in.w, "w");
-  auto router_bias = Buffer<float>::constant(device, in.router_bias, "router bias");
-  auto select_bias = Buffer<float>::constant(device, in.select_bias, "select bias");
-  Buffer<X> x(device, in.x, "x");
-  Buffer<int32_t> num_tokens(device, std::vector<int32_t>{c.tokens}, "num_tokens");
-  Buffer<float> partials(device, static_cast<size_t>(splits) * 64 * e, "partials");
-  Buffer<uint32_t> tickets(device, std::vector<uint32_t>(9, 0), "tickets");
-  Buffer<int32_t> ids(device, t * k, "ids"), count(device, t, "count"), offset(device, e + 1, "offset");
-  Buffer<int32_t> active(device, std::vector<int32_t>(e, -7), "active"), active_count(device, 1, "active_count");
-  Buffer<int32_t> position(device, t * k, "position");
-  Buffer<float> weights(device, t * k, "weights"), logits(device, t * e, "logits");
-  Buffer<uint64_t> mask(device, e, "mask");
+  auto w = Array<W>::constant(device, in.w, "w");
+  auto router_bias = Array<float>::constant(device, in.router_bias, "router bias");
+  auto select_bias = Array<float>::constant(device, in.select_bias, "select bias");
+  Array<X> x(device, in.x, "x");
+  Array<int32_t> num_tokens(device, std::vector<int32_t>{c.tokens}, "num_tokens");
+  Array<float> partials(device, static_cast<size_t>(splits) * 64 * e, "partials");
+  Array<uint32_t> tickets(device, std::vector<uint32_t>(9, 0), "tickets");
+  Array<int32_t> ids(device, t * k, "ids"), count(device, t, "count"), offset(device, e + 1, "offset");
+  Array<int32_t> active(device, std::vector<int32_t>(e, -7), "active"), active_count(device, 1, "active_count");
+  Array<int32_t> position(device, t * k, "position");
+  Array<float> row_weight(device, t * k, "row weights");
+  Array<float> weights(device, t * k, "weights"), logits(device, t * e, "logits");
+  Array<uint64_t> mask(device, e, "mask");
   RouteDispatchArgs<W, X> args{};
   args.x = x.data();
   args.w = w.data();
@@ -99,7 +101,7 @@ Result run(const Case& c, const Inputs<W, X>& in, const Run& mode, uint64_t seed
   args.weights = weights.data();
   args.count = count.data();
   args.logits = logits.data();
-  args.plan = {mask.data(), offset.data(), active.data(), active_count.data(), position.data()};
+  args.plan = {mask.data(), offset.data(), active.data(), active_count.data(), position.data(), row_weight.data()};
   for (int replay = 0; replay < 2; ++replay) {
     launch(&device, {route_blocks(c.experts, splits), kRouteThreads, route_shared_bytes(c.experts), true},
            &route_dispatch<W, X>, args);
@@ -304,16 +306,19 @@ TEST_CASE("dispatch of given routes") {
       }
       emu::Device device;
       device.options = options_of(mode);
-      Buffer<int32_t> given(device, ids, "ids"), count(device, std::vector<int32_t>{tokens}, "num_tokens");
-      Buffer<int32_t> offset(device, experts + 1, "offset"),
-          active(device, std::vector<int32_t>(experts, -7), "active");
-      Buffer<int32_t> active_count(device, 1, "active_count"), position(device, ids.size(), "position");
-      Buffer<uint64_t> mask(device, experts, "mask");
-      DispatchGivenArgs args{given.data(),
-                             count.data(),
-                             slots,
-                             experts,
-                             {mask.data(), offset.data(), active.data(), active_count.data(), position.data()}};
+      Array<int32_t> given(device, ids, "ids"), count(device, std::vector<int32_t>{tokens}, "num_tokens");
+      Array<int32_t> offset(device, experts + 1, "offset"), active(device, std::vector<int32_t>(experts, -7), "active");
+      Array<int32_t> active_count(device, 1, "active_count"), position(device, ids.size(), "position");
+      Array<uint64_t> mask(device, experts, "mask");
+      const auto weights = random_floats(ids.size(), 9);
+      Array<float> given_weights(device, weights, "weights"), row_weight(device, ids.size(), "row weights");
+      DispatchGivenArgs args{
+          given.data(),
+          given_weights.data(),
+          count.data(),
+          slots,
+          experts,
+          {mask.data(), offset.data(), active.data(), active_count.data(), position.data(), row_weight.data()}};
       launch(&device, {1, kRouteThreads, dispatch_shared_bytes(experts), true}, &dispatch_given, args);
       REQUIRE_MESSAGE(device.report().ok(), device.report().text());
       Result result{};
@@ -323,6 +328,10 @@ TEST_CASE("dispatch of given routes") {
       result.active_count = active_count.download()[0];
       result.position = position.download();
       result.mask = mask.download();
+      const auto rows = row_weight.download();
+      for (size_t i = 0; i < ids.size(); ++i) {
+        if (result.position[i] >= 0) REQUIRE(rows[static_cast<size_t>(result.position[i])] == weights[i]);
+      }
       check_dispatch({tokens, experts, 0, router(experts, slots), 0, false}, result);
     }
   }
