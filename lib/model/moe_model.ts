@@ -1,7 +1,7 @@
 import type { Decoder, KvCache } from '../../binding'
 import type { Architecture } from '../checkpoint/architecture'
 import { readArchitecture } from '../checkpoint/describe'
-import { type Device, resolveDevice } from '../device'
+import { resolveDevice } from '../device'
 import { SmoeError } from '../errors'
 import { type Precision, checkPrecision } from '../layer/description'
 import { type ExpertStats, expertStats } from '../layer/stats'
@@ -10,36 +10,11 @@ import { Tensor } from '../tensor/tensor'
 import { checkBoolean, checkInteger, checkOptions, checkSignal, checkString } from '../validate'
 import { type GenerateOptions, type TokenIds, checkGenerate, checkIds, checkProgress } from './arguments'
 import { Detokenizer } from './detokenizer'
-import { type LoadProgress, loadDecoder } from './load'
-import { type PerplexityProgress, type PerplexityResult, windowedPerplexity } from './perplexity'
+import { loadDecoder } from './load'
+import type { GeneratedToken, MoeModelLoadOptions, PerplexityOptions } from './options'
+import { type PerplexityResult, windowedPerplexity } from './perplexity'
 import { Tokenizer } from './tokenizer'
 import { type ModelTrace, toLayerTrace } from './trace'
-
-export interface MoeModelLoadOptions {
-  /** default 'auto' */
-  device?: Device
-  /** 'fast' (default): bf16 activations over bf16 weights; 'exact': f32 activations */
-  precision?: Precision
-  /** most positions of one sequence; default and limit: the model's max_position_embeddings */
-  contextLength?: number
-  signal?: AbortSignal
-  onProgress?: (progress: LoadProgress) => void
-}
-
-export interface PerplexityOptions {
-  /** tokens per window; default: the context length */
-  context?: number
-  /** most predictions to count; whole windows only */
-  limitTokens?: number
-  signal?: AbortSignal
-  onProgress?: (progress: PerplexityProgress) => void
-}
-
-/** One generated token; text is '' while a character is incomplete, or when the model has no tokenizer. */
-export interface GeneratedToken {
-  id: number
-  text: string
-}
 
 /** A decoder-only language model with MoE layers, loaded from a Hugging Face checkpoint folder. */
 export class MoeModel {

@@ -202,11 +202,19 @@ NewArray new_array(napi_env env, napi_typedarray_type type, int64_t length) {
   napi_value buffer = nullptr, typed = nullptr;
   NewArray result;
   if (bytes >= kLendFrom) {
+    using Memory = std::shared_ptr<void>;
     result.data = std::calloc(bytes, 1);
     if (result.data == nullptr) throw_error(env, Code::OutOfMemory, "cannot allocate an array of %zu bytes", bytes);
+    result.memory = Memory(result.data, std::free);
+    auto lent = std::make_unique<Memory>(result.memory);
     const napi_status status = napi_create_external_arraybuffer(
-        env, result.data, bytes, [](napi_env, void* data, void*) { std::free(data); }, nullptr, &buffer);
-    if (status != napi_ok) std::free(result.data);
+        env, result.data, bytes, [](napi_env, void*, void* hint) { delete static_cast<Memory*>(hint); }, lent.get(),
+        &buffer);
+    if (status == napi_ok) {
+      lent.release();
+    } else {
+      result.memory.reset();
+    }
     // Embedders with a V8 sandbox (Electron) take no outside memory.
     if (status != napi_no_external_buffers_allowed) throw_if_failed(env, status);
   }

@@ -87,7 +87,7 @@ class ForwardTask : public DecoderTask {
     const NewArray made =
         new_array(env, napi_float32_array, element_count(env, rows, decoder_->decoder.vocab, "logits"));
     logits_ = static_cast<float*>(made.data);
-    keep(made.value);
+    keep(made);
   }
 
  protected:
@@ -136,7 +136,7 @@ class NllTask : public DecoderTask {
     }
     const NewArray made = new_array(env, napi_float64_array, tokens());
     nll_ = static_cast<double*>(made.data);
-    keep(made.value);
+    keep(made);
   }
 
  protected:
