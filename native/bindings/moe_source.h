@@ -12,7 +12,8 @@
 
 namespace smoe {
 
-Activation parse_activation(napi_env env, napi_value value, const std::string& name);
+// `owner.activation` and, optional, `owner.glu`: its parameters.
+ActivationSpec parse_activation(napi_env env, napi_value owner, const std::string& owner_name);
 Precision parse_precision(napi_env env, napi_value value);
 
 struct ExpertSource {
@@ -31,8 +32,8 @@ struct MoeSource {
   TensorSource shared_gate;
 
   static MoeSource parse(napi_env env, napi_value value, const std::string& name);
-  // Sets the configuration of `out` and queues its weights. `this` and `out` stay where they are until the list has run;
-  // then out->validate() is due.
+  // Sets the configuration of `out` and queues its weights. `this` and `out` stay where they are until the list has
+  // run; then out->validate() is due.
   void pack_into(PackList& list, Precision precision, MoeLayer* out) const;
 };
 

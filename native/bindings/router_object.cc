@@ -18,8 +18,8 @@ int64_t parse_tokens(napi_env env, napi_value value, const RouterConfig& config)
 
 const float* bias_of(const RouterArgs& args) { return args.model_bias.empty() ? nullptr : args.model_bias.data(); }
 
-// Routes logits that are given, or that `router` computes from hidden first. Logits may hold anything (C.5 of the routing
-// spec says what NaN and infinities mean); hidden must be finite.
+// Routes logits that are given, or that `router` computes from hidden first. Logits may hold anything (C.5 of the
+// routing spec says what NaN and infinities mean); hidden must be finite.
 class RouteTask : public AsyncTask {
  public:
   RouteTask(std::shared_ptr<const NativeRouter> router, int64_t tokens)
@@ -89,8 +89,8 @@ class RouteTask : public AsyncTask {
 }  // namespace
 
 Napi::Function RouterObject::define(Napi::Env env) {
-  return DefineClass(
-      env, kName, {async_method<&RouterObject::route>("route"), method<&RouterObject::dispose>("dispose")});
+  return DefineClass(env, kName,
+                     {async_method<&RouterObject::route>("route"), method<&RouterObject::dispose>("dispose")});
 }
 
 // Packs at once: a router's matrix is small (128 experts of 4096 are 2 MiB).
@@ -106,7 +106,7 @@ RouterObject::RouterObject(const Napi::CallbackInfo& info) : TaggedObject(info) 
       const float* bias = f32_array(env, info[2], "bias", experts);
       router->bias.assign(bias, bias + experts);
     }
-    PackList list;
+    PackList list(Precision::Exact);
     list.add(weight, &router->weight);
     throw_if_error(env, list.run(ThreadPool::process(), nullptr));
     memory_.set(env, router->weight.bytes());
