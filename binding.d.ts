@@ -60,11 +60,21 @@ export interface NativeRouting {
 
 /** Routes logits [T, E] (f32). Synchronous: for small T. */
 export function routeSync(config: NativeRouterConfig, logits: Float32Array, tokens: number): NativeRouting
-export function route(config: NativeRouterConfig, logits: Float32Array, tokens: number, cancel?: CancelToken): Promise<NativeRouting>
+export function route(
+  config: NativeRouterConfig,
+  logits: Float32Array,
+  tokens: number,
+  cancel?: CancelToken,
+): Promise<NativeRouting>
 /** logits = hidden W^T + b and then route. weight [E, H]. */
 export class Router {
   constructor(config: NativeRouterConfig, weight: TensorSource, bias?: Float32Array)
-  route(hidden: Float32Array | Uint16Array, dtype: FloatDtypeName, tokens: number, cancel?: CancelToken): Promise<NativeRouting>
+  route(
+    hidden: Float32Array | Uint16Array,
+    dtype: FloatDtypeName,
+    tokens: number,
+    cancel?: CancelToken,
+  ): Promise<NativeRouting>
   dispose(): void
 }
 
@@ -138,16 +148,33 @@ export class MoeLayer {
    * the promise settles, on the JS thread; without one the addon makes the array and fills it on its own thread, which
    * spares a copy of large results.
    */
-  forward(hidden: Float32Array | Uint16Array, dtype: FloatDtypeName, tokens: number, out: Float32Array | Uint16Array | undefined, options?: MoeForwardOptions): Promise<Float32Array | Uint16Array>
+  forward(
+    hidden: Float32Array | Uint16Array,
+    dtype: FloatDtypeName,
+    tokens: number,
+    out: Float32Array | Uint16Array | undefined,
+    options?: MoeForwardOptions,
+  ): Promise<Float32Array | Uint16Array>
   /** No copies: reads hidden and writes out (of the same dtype) in place. */
-  forwardSync(hidden: Float32Array | Uint16Array, dtype: FloatDtypeName, tokens: number, out: Float32Array | Uint16Array, options?: MoeForwardOptions): void
+  forwardSync(
+    hidden: Float32Array | Uint16Array,
+    dtype: FloatDtypeName,
+    tokens: number,
+    out: Float32Array | Uint16Array,
+    options?: MoeForwardOptions,
+  ): void
   /** Assignments per expert since creation or resetStats(). */
   counts(): Float64Array
   resetStats(): void
   dispose(): void
 }
 
-export interface NativeNorm { kind: 'rms' | 'layer'; eps: number; weight: TensorSource; bias?: TensorSource }
+export interface NativeNorm {
+  kind: 'rms' | 'layer'
+  eps: number
+  weight: TensorSource
+  bias?: TensorSource
+}
 
 export interface NativeAttention {
   heads: number
@@ -228,7 +255,12 @@ export class Decoder {
   finish(): void
   readonly bytes: number
   /** Logits [T, V] ('all') or [1, V] ('last'). Without a cache a temporary one is used. */
-  forward(ids: Int32Array, cache: KvCache | undefined, logits: 'all' | 'last', cancel?: CancelToken): Promise<Float32Array>
+  forward(
+    ids: Int32Array,
+    cache: KvCache | undefined,
+    logits: 'all' | 'last',
+    cancel?: CancelToken,
+  ): Promise<Float32Array>
   /** Appends ids and returns the next token sampled from the last logits. */
   step(ids: Int32Array, cache: KvCache, sampling: SamplingOptions, cancel?: CancelToken): Promise<number>
   /** nll[t] = -log p(targets[t] | ids[0..t]) from a fresh context. */
@@ -245,7 +277,13 @@ export function toF32(data: Uint16Array, dtype: 'f16' | 'bf16'): Float32Array
 export function fromF32(data: Float32Array, dtype: 'f16' | 'bf16'): Uint16Array
 
 /** Measured ceilings of this machine, on the pool: GB/s and GFLOP/s with `threads` threads. */
-export interface Ceilings { threads: number; dramReadGBs: number; l3ReadGBs: number; fmaGflops: number; bf16Gflops: number }
+export interface Ceilings {
+  threads: number
+  dramReadGBs: number
+  l3ReadGBs: number
+  fmaGflops: number
+  bf16Gflops: number
+}
 export function measureCeilings(threads: number, cancel?: CancelToken): Promise<Ceilings>
 
 export interface RuntimeInfo {

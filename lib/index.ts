@@ -14,22 +14,18 @@ export type {
 } from './router/spec'
 export { MomentumState } from './momentum/state'
 export type { MomentumSpec, MomentumType } from './momentum/spec'
-export {
-  MoeLayer,
-  type ForwardOptions,
-  type ForwardSyncOptions,
-  type MoeLayerCreateOptions,
-  type MoeLayerLoadOptions,
-  type MoeLayerOptions,
-} from './layer/moe_layer'
+export { MoeLayer } from './layer/moe_layer'
+export type {
+  ForwardOptions,
+  ForwardSyncOptions,
+  MoeLayerCreateOptions,
+  MoeLayerLoadOptions,
+  MoeLayerOptions,
+} from './layer/options'
 export type { Activation, ExpertWeights, MoeLayerDescription, Precision } from './layer/description'
 export type { ExpertStats } from './layer/stats'
-export {
-  MoeModel,
-  type GeneratedToken,
-  type MoeModelLoadOptions,
-  type PerplexityOptions,
-} from './model/moe_model'
+export { MoeModel } from './model/moe_model'
+export type { GeneratedToken, MoeModelLoadOptions, PerplexityOptions } from './model/options'
 export type { GenerateOptions, TokenIds } from './model/arguments'
 export type { LoadProgress } from './model/load'
 export type { PerplexityProgress, PerplexityResult } from './model/perplexity'

@@ -58,16 +58,14 @@ export function checkOneOf<T extends string>(name: string, value: unknown, allow
 /** An AbortSignal, also one of another realm. */
 export function checkSignal(value: unknown): AbortSignal | undefined {
   if (value === undefined) return undefined
-  const signal = value as Partial<AbortSignal> | null
-  if (
-    typeof signal !== 'object' ||
-    signal === null ||
-    typeof signal.aborted !== 'boolean' ||
-    typeof signal.addEventListener !== 'function'
-  ) {
-    throw typeError('signal', 'an AbortSignal', value)
-  }
-  return signal as AbortSignal
+  if (!isSignal(value)) throw typeError('signal', 'an AbortSignal', value)
+  return value
+}
+
+function isSignal(value: unknown): value is AbortSignal {
+  if (typeof value !== 'object' || value === null) return false
+  const { aborted, addEventListener } = value as { aborted?: unknown; addEventListener?: unknown }
+  return typeof aborted === 'boolean' && typeof addEventListener === 'function'
 }
 
 /** The class name of a typed array ("Float32Array"), whatever realm it comes from; undefined for anything else. */

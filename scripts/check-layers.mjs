@@ -41,7 +41,8 @@ function checkInclude(file, from, line, included) {
   ) {
     refuse(file, line, `${target} is a reference for tests`)
   }
-  if (target.endsWith('-inl.h') && !name.startsWith('kernels/isa/') && !name.endsWith('-inl.h')) {
+  const compilesBodies = name.startsWith('kernels/isa/') || name.endsWith('-inl.h') || apart.includes(from)
+  if (target.endsWith('-inl.h') && !compilesBodies) {
     refuse(file, line, `${target} is a kernel body: only kernels/isa/ compiles it`)
   }
   if (apart.includes(from)) return

@@ -43,7 +43,7 @@ function printLoad(stats) {
   const blocks = [...'▁▂▃▄▅▆▇█']
   console.log('\nload of every expert during the evaluation (even load is ▄)')
   stats.forEach(({ layer, share }) => {
-    const bar = [...share].map((part) => blocks[Math.min(7, Math.floor(part * share.length * 4))]).join('')
+    const bar = [...share].map((part) => blocks[Math.min(7, Math.round(part * share.length * 3))]).join('')
     const most = share.indexOf(Math.max(...share))
     const text = `layer ${String(layer).padEnd(3)} ${bar}  most: expert ${most}, ${(share[most] * 100).toFixed(1)} %`
     console.log(text)
@@ -71,7 +71,8 @@ try {
     if (count++ === 0) first = performance.now()
   }
   const decodeSeconds = (performance.now() - first) / 1e3
-  console.log(`\n${promptText}\x1b[1m${continuation}\x1b[0m`)
+  const [bold, plain] = process.stdout.isTTY ? ['\x1b[1m', '\x1b[0m'] : ['', '']
+  console.log(`\n${promptText}${bold}${continuation}${plain}`)
 
   const ids = [...(await model.encode(promptText))]
   const { layers } = await model.trace(ids)

@@ -1,3 +1,4 @@
+import { describe } from '../errors'
 import { type ConfigReader, unsupported } from './config'
 
 /** Rotary position embedding of one model. */
@@ -30,7 +31,7 @@ export function readRope(
     throw config.fail('partial_rotary_factor', 'such that an even number of head dimensions rotate', partial)
   }
   const invFreq = baseFrequencies(theta, dims)
-  const type = String(scaling?.raw('rope_type', 'type') ?? 'default')
+  const type = scaling?.raw('rope_type', 'type') ?? 'default'
   if (scaling === undefined || type === 'default') return { invFreq, scale: 1 }
   switch (type) {
     case 'linear':
@@ -41,7 +42,7 @@ export function readRope(
       return yarn(scaling, invFreq, theta, maxPositions)
     default:
       throw unsupported(
-        `rope type '${type}' in ${config.file} is not supported; known: default, linear, llama3, yarn`,
+        `rope type ${describe(type)} in ${config.file} is not supported; known: default, linear, llama3, yarn`,
       )
   }
 }

@@ -1,6 +1,6 @@
 import { type Command, Option } from 'commander'
 import { MoeModel } from '../model/moe_model'
-import { native } from '../native'
+import { runtimeInfo, setThreads } from '../runtime'
 import { type LayerResult, benchLayer } from './bench_layer'
 import { benchModel } from './bench_model'
 import { benchOverhead } from './bench_overhead'
@@ -59,7 +59,7 @@ function ceilingsTable(results: readonly LayerResult[]): string {
 
 /** What every result stands on. */
 function machine() {
-  const { isa, threads } = native().runtimeInfo()
+  const { isa, threads } = runtimeInfo()
   return { isa, threads }
 }
 
@@ -132,7 +132,7 @@ async function bench(session: Session, model: string | undefined, options: Bench
     throw usageError('--format is for layers of random weights; a model keeps the format it is stored in')
   }
   if (options.overhead && model !== undefined) throw usageError('MODEL and --overhead exclude each other')
-  if (options.threads !== undefined) native().setThreads(options.threads)
+  if (options.threads !== undefined) setThreads(options.threads)
   if (options.overhead) return overheadBench(session, options)
   if (model !== undefined) return modelBench(session, model, options)
   return shapeBench(session, options)

@@ -1,7 +1,7 @@
 import type { Command } from 'commander'
-import { describeModel } from './describe_model'
+import { type CheckpointSummary, inspect } from '../checkpoint/inspect'
+import { estimateWeightBytes } from './estimate'
 import { formatBytes, formatFields, formatTable } from './format'
-import { estimateMemory } from './estimate'
 import { positiveInteger } from './options'
 import { type Session, jsonOption, withSession } from './session'
 import { availableMemory } from './system'
@@ -12,57 +12,65 @@ interface InspectOptions {
   json?: boolean
 }
 
-function inspect(session: Session, dir: string, options: InspectOptions): Promise<void> {
-  const model = describeModel(dir)
-  const estimate = options.estimate ? estimateMemory(model, options.context) : undefined
-  if (options.json) {
-    const { tensors: _, ...shown } = model
-    session.json(
-      estimate ? { ...shown, estimate: { ...estimate, availableBytes: availableMemory() } } : shown,
-    )
-    return Promise.resolve()
+/** Memory that the loaded model needs, and what there is. */
+function estimate(dir: string, model: CheckpointSummary, wanted?: number) {
+  const context = Math.min(wanted ?? model.contextLength, model.contextLength)
+  const { fast, exact } = model.kvCacheBytes
+  const part = context / model.contextLength
+  return {
+    weightBytes: estimateWeightBytes(dir),
+    context,
+    kvCacheBytes: { fast: Math.round(fast * part), exact: Math.round(exact * part) },
+    availableBytes: availableMemory(),
   }
-  const layerRows = model.layers.map((layer) => [
-    String(layer.layer),
+}
+
+const millions = (count: number): string => `${(count / 1e6).toFixed(2)} M`
+
+function render(model: CheckpointSummary): string {
+  const { parameters, heads, kvHeads, headDim, files, unusedTensors } = model
+  const fields: [string, string][] = [
+    ['architecture', model.modelType],
+    ['hidden', String(model.hidden)],
+    ['vocabulary', `${model.vocab}, ${model.tokenizer ? 'with' : 'without'} tokenizer.json`],
+    ['attention', `${heads} heads, ${kvHeads} for keys and values, ${headDim} each`],
+    ['context', `${model.contextLength} tokens`],
+    ['residual', model.momentum ? JSON.stringify(model.momentum) : 'plain'],
+    ['parameters', `${millions(parameters.total)}, ${millions(parameters.active)} per token`],
+    ['bytes', `${formatBytes(model.bytes)} in ${files.length} file${files.length === 1 ? '' : 's'}`],
+  ]
+  if (unusedTensors.length > 0) fields.push(['not used', unusedTensors.join(', ')])
+  const rows = model.layers.map((layer) => [
+    String(layer.index),
     layer.kind,
-    layer.experts === 0 ? '-' : `${layer.experts}${layer.shared ? '+1' : ''}`,
-    layer.topK === 0 ? '-' : String(layer.topK),
+    layer.experts === undefined
+      ? '-'
+      : `${layer.experts}${layer.sharedWidth === undefined ? '' : ' + shared'}`,
+    String(layer.expertsPerToken ?? '-'),
     String(layer.width),
-    layer.dtypes.join(' '),
+    Object.keys(layer.formats).join(' '),
     formatBytes(layer.bytes),
   ])
-  session.print(
-    formatFields([
-      ['architecture', model.modelType],
-      ['hidden', String(model.hidden)],
-      ['vocabulary', String(model.vocabulary)],
-      ['attention', `${model.heads} heads, ${model.kvHeads} for keys and values, ${model.headDim} each`],
-      ['positions', String(model.maxPositions)],
-      ['residual', model.momentum === null ? 'plain' : JSON.stringify(model.momentum)],
-      [
-        'parameters',
-        `${(model.parameters / 1e6).toFixed(2)} M, ${(model.activeParameters / 1e6).toFixed(2)} M per token`,
-      ],
-      [
-        'bytes',
-        `${formatBytes(model.bytes)} in ${model.files.length} file${model.files.length === 1 ? '' : 's'}`,
-      ],
-    ]),
-  )
-  session.print(
-    `\n${formatTable(['layer', 'kind', 'experts', 'top', 'width', 'dtypes', 'bytes'], layerRows)}`,
-  )
-  if (estimate) {
-    session.print(
-      `\n${formatFields([
-        ['weights in memory', formatBytes(estimate.weightBytes)],
-        [
-          `cache, ${estimate.context} tokens`,
-          `${formatBytes(estimate.cacheBytes.fast)} fast, ${formatBytes(estimate.cacheBytes.exact)} exact`,
-        ],
-        ['available now', formatBytes(availableMemory())],
-      ])}`,
-    )
+  const header = ['layer', 'kind', 'experts', 'per token', 'width', 'formats', 'bytes']
+  return `${formatFields(fields)}\n\n${formatTable(header, rows)}`
+}
+
+function run(session: Session, dir: string, options: InspectOptions): Promise<void> {
+  const model = inspect(dir)
+  const needs = options.estimate ? estimate(dir, model, options.context) : undefined
+  if (options.json) {
+    session.json(needs ? { ...model, estimate: needs } : model)
+    return Promise.resolve()
+  }
+  session.print(render(model))
+  if (needs) {
+    const { fast, exact } = needs.kvCacheBytes
+    const fields: [string, string][] = [
+      ['weights in memory', formatBytes(needs.weightBytes)],
+      [`cache of ${needs.context} tokens`, `${formatBytes(fast)} fast, ${formatBytes(exact)} exact`],
+      ['available now', formatBytes(needs.availableBytes)],
+    ]
+    session.print(`\n${formatFields(fields)}`)
   }
   return Promise.resolve()
 }
@@ -75,5 +83,5 @@ export function addInspect(program: Command): void {
     .option('--estimate', 'also the memory it needs when loaded')
     .option('--context <n>', 'tokens of cache to estimate for', positiveInteger)
     .addOption(jsonOption())
-    .action(withSession(inspect))
+    .action(withSession(run))
 }

@@ -54,7 +54,7 @@ export interface MoeLayerDescription {
   experts: readonly ExpertWeights[]
   /** always on, added to the routed output */
   shared?: ExpertWeights
-  /** [1, H]: the shared output is multiplied by sigmoid of hidden times it */
+  /** `[1, H]`: the shared output is multiplied by sigmoid of hidden times it */
   sharedGate?: Tensor
   /** default 'silu' */
   activation?: Activation

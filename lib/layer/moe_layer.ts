@@ -1,51 +1,23 @@
 import type { MoeForwardOptions, MoeLayer as NativeMoeLayer } from '../../binding'
 import { Checkpoint } from '../checkpoint/checkpoint'
 import { describeMoe, readArchitecture } from '../checkpoint/describe'
-import { type Device, resolveDevice } from '../device'
+import { resolveDevice } from '../device'
 import { SmoeError, fromNative, rangeError, typeError } from '../errors'
 import { MomentumState } from '../momentum/state'
 import { abortable, native } from '../native'
-import { Router, type Routing } from '../router/router'
+import { Router } from '../router/router'
 import { type FloatDtype, allocate } from '../tensor/dtype'
 import { Tensor, checkFloatTensor, checkShaped } from '../tensor/tensor'
 import { checkInteger, checkOptions, checkSignal, checkString, shapeText } from '../validate'
-import { type MoeLayerDescription, type Precision, checkPrecision, describeLayer } from './description'
+import { type Precision, checkPrecision, describeLayer } from './description'
+import {
+  type ForwardOptions,
+  type ForwardSyncOptions,
+  type MoeLayerCreateOptions,
+  type MoeLayerLoadOptions,
+  checkRouting,
+} from './options'
 import { type ExpertStats, expertStats } from './stats'
-
-export interface MoeLayerOptions {
-  /** default 'fast' */
-  precision?: Precision
-  /** default 'auto' */
-  device?: Device
-  signal?: AbortSignal
-}
-
-export interface MoeLayerLoadOptions extends MoeLayerOptions {
-  /** index of the decoder layer in the checkpoint, from 0 */
-  layer: number
-}
-
-export interface MoeLayerCreateOptions extends MoeLayerDescription, MoeLayerOptions {
-  /** place in the network's depth; a MomentumState then refuses layers out of order */
-  layerIndex?: number
-}
-
-export interface ForwardSyncOptions {
-  /** momentum state of this pass up the depth; the result is then the residual stream */
-  state?: MomentumState
-  /** the residual stream x [T, H]; with state but without residual, hidden itself is the stream */
-  residual?: Tensor
-  /** given assignments instead of the layer's own router */
-  routing?: Pick<Routing, 'ids' | 'weights'>
-  /** where to put the result: [T, H], dtype of hidden */
-  out?: Tensor
-}
-
-export interface ForwardOptions extends ForwardSyncOptions {
-  /** another router with weights, asked instead of the layer's own */
-  router?: Router
-  signal?: AbortSignal
-}
 
 /** One sparse MoE layer: route, dispatch, experts, combine, residual. */
 export class MoeLayer {
@@ -254,25 +226,4 @@ export class MoeLayer {
     if (routing !== undefined) args.routing = checkRouting(routing, tokens)
     return args
   }
-}
-
-function checkRouting(
-  routing: Pick<Routing, 'ids' | 'weights'>,
-  tokens: number,
-): MoeForwardOptions['routing'] {
-  if (typeof routing !== 'object' || routing === null) throw typeError('routing', 'a routing result', routing)
-  const { ids, weights } = routing
-  if (!(ids instanceof Tensor)) throw typeError('routing.ids', 'a Tensor', ids)
-  if (ids.dtype !== 'i32') {
-    throw new SmoeError('ERR_SMOE_DTYPE_MISMATCH', `routing.ids must be i32, got ${ids.dtype as string}`)
-  }
-  if (ids.shape.length !== 2 || ids.shape[0] !== tokens) {
-    throw new SmoeError(
-      'ERR_SMOE_SHAPE_MISMATCH',
-      `routing.ids must have shape [${tokens}, K], got ${shapeText(ids.shape)}`,
-    )
-  }
-  const slots = ids.shape[1]!
-  const values = checkShaped('routing.weights', weights, [tokens, slots]).toF32Array()
-  return { ids: ids.data(), weights: values, slots }
 }

@@ -25,7 +25,7 @@ export interface GenerateOptions {
 }
 
 export interface GeneratePlan {
-  maxNewTokens: number | undefined
+  maxNewTokens: number
   sampling: SamplingOptions
   stop: ReadonlySet<number>
   signal: AbortSignal | undefined
@@ -56,7 +56,7 @@ export function checkIds(name: string, value: unknown, vocab: number): Int32Arra
 
 export function checkGenerate(options: GenerateOptions, eos: readonly number[]): GeneratePlan {
   const {
-    maxNewTokens,
+    maxNewTokens = Infinity,
     temperature = 0,
     topP = 1,
     topK = 0,
@@ -64,7 +64,7 @@ export function checkGenerate(options: GenerateOptions, eos: readonly number[]):
     stopTokens = [],
     ignoreEos = false,
   } = options
-  if (maxNewTokens !== undefined) checkInteger('maxNewTokens', maxNewTokens, 1)
+  if (maxNewTokens !== Infinity) checkInteger('maxNewTokens', maxNewTokens, 1)
   if (!Array.isArray(stopTokens)) throw typeError('stopTokens', 'an array of token ids', stopTokens)
   stopTokens.forEach((id, i) => checkInteger(`stopTokens[${i}]`, id, 0))
   return {

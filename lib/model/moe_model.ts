@@ -1,7 +1,7 @@
 import type { Decoder, KvCache } from '../../binding'
 import type { Architecture } from '../checkpoint/architecture'
 import { readArchitecture } from '../checkpoint/describe'
-import { type Device, resolveDevice } from '../device'
+import { resolveDevice } from '../device'
 import { SmoeError } from '../errors'
 import { type Precision, checkPrecision } from '../layer/description'
 import { type ExpertStats, expertStats } from '../layer/stats'
@@ -10,36 +10,11 @@ import { Tensor } from '../tensor/tensor'
 import { checkBoolean, checkInteger, checkOptions, checkSignal, checkString } from '../validate'
 import { type GenerateOptions, type TokenIds, checkGenerate, checkIds, checkProgress } from './arguments'
 import { Detokenizer } from './detokenizer'
-import { type LoadProgress, loadDecoder } from './load'
-import { type PerplexityProgress, type PerplexityResult, windowedPerplexity } from './perplexity'
+import { loadDecoder } from './load'
+import type { GeneratedToken, MoeModelLoadOptions, PerplexityOptions } from './options'
+import { type PerplexityResult, windowedPerplexity } from './perplexity'
 import { Tokenizer } from './tokenizer'
 import { type ModelTrace, toLayerTrace } from './trace'
-
-export interface MoeModelLoadOptions {
-  /** default 'auto' */
-  device?: Device
-  /** 'fast' (default): bf16 activations over bf16 weights; 'exact': f32 activations */
-  precision?: Precision
-  /** most positions of one sequence; default and limit: the model's max_position_embeddings */
-  contextLength?: number
-  signal?: AbortSignal
-  onProgress?: (progress: LoadProgress) => void
-}
-
-export interface PerplexityOptions {
-  /** tokens per window; default: the context length */
-  context?: number
-  /** most predictions to count; whole windows only */
-  limitTokens?: number
-  signal?: AbortSignal
-  onProgress?: (progress: PerplexityProgress) => void
-}
-
-/** One generated token; text is '' while a character is incomplete, or when the model has no tokenizer. */
-export interface GeneratedToken {
-  id: number
-  text: string
-}
 
 /** A decoder-only language model with MoE layers, loaded from a Hugging Face checkpoint folder. */
 export class MoeModel {
@@ -110,9 +85,9 @@ export class MoeModel {
 
   /**
    * Continues a prompt token by token. An end token (the model's, or one of stopTokens) ends it and is not given out.
-   * Leaving the loop early frees the KV cache.
+   * It also ends when maxNewTokens are out or the context is full. Leaving the loop early frees the KV cache.
    * @param prompt text, or token ids
-   * @throws SmoeError ERR_SMOE_CONTEXT_OVERFLOW when prompt and maxNewTokens do not fit the context
+   * @throws SmoeError ERR_SMOE_CONTEXT_OVERFLOW when the prompt does not fit the context; ERR_SMOE_TOKEN_OUT_OF_RANGE
    */
   async *generate(
     prompt: string | TokenIds,
@@ -122,19 +97,12 @@ export class MoeModel {
     let next = this.#checkText('prompt', await this.#toIds('prompt', prompt, true, plan.signal))
     // The last new token is given out but never fed back, so it needs no position.
     const room = this.contextLength - next.length + 1
-    if ((plan.maxNewTokens ?? 1) > room) {
-      throw new SmoeError(
-        'ERR_SMOE_CONTEXT_OVERFLOW',
-        `prompt of ${next.length} tokens and maxNewTokens ${plan.maxNewTokens ?? 1} need ` +
-          `${next.length + (plan.maxNewTokens ?? 1) - 1} positions; contextLength is ${this.contextLength}`,
-      )
-    }
     const tokenizer = this.#tokenizerIfAny()
     const detokenizer = tokenizer === undefined ? undefined : new Detokenizer(tokenizer, next)
     const cache = guarded(() => new (native().KvCache)(this.#decoder, this.contextLength))
     this.#caches.add(cache)
     try {
-      for (let count = plan.maxNewTokens ?? room; count > 0; count--) {
+      for (let count = Math.min(plan.maxNewTokens, room); count > 0; count--) {
         const input = next
         const id = await abortable(plan.signal, (cancel) =>
           this.#decoder.step(input, cache, plan.sampling, cancel),

@@ -1,6 +1,5 @@
 import path from 'node:path'
 import { Worker } from 'node:worker_threads'
-import type { Tokenizer as HfTokenizer } from '@huggingface/tokenizers' with { 'resolution-mode': 'import' }
 import { readJson } from '../checkpoint/file_source'
 import { SmoeError } from '../errors'
 
@@ -9,6 +8,16 @@ import { SmoeError } from '../errors'
  * few tens of milliseconds. The whole text is encoded at once there: cutting it could change tokens.
  */
 export const workerThreshold = 16_384
+
+/** What is used of @huggingface/tokenizers; its own types name modules that TypeScript's node16 rules do not find. */
+interface HfTokenizer {
+  encode(text: string, options: { add_special_tokens: boolean }): { ids: number[] }
+  decode(
+    ids: readonly number[],
+    options: { skip_special_tokens: boolean; clean_up_tokenization_spaces?: boolean },
+  ): string
+}
+export type HfTokenizerClass = new (tokenizer: object, config: object) => HfTokenizer
 
 interface Files {
   tokenizer: object
@@ -33,7 +42,7 @@ export class Tokenizer {
     const config = readJson(dir, 'tokenizer_config.json', 'ERR_SMOE_TOKENIZER_UNAVAILABLE') ?? {}
     try {
       // eslint-disable-next-line @typescript-eslint/no-require-imports
-      const { Tokenizer: Hf } = require('@huggingface/tokenizers') as { Tokenizer: typeof HfTokenizer }
+      const { Tokenizer: Hf } = require('@huggingface/tokenizers') as { Tokenizer: HfTokenizerClass }
       const files = { tokenizer, config } as Files
       return new Tokenizer(new Hf(files.tokenizer, files.config), files)
     } catch (error) {
@@ -50,13 +59,13 @@ export class Tokenizer {
 
   decode(ids: readonly number[], skipSpecialTokens = false): string {
     if (ids.length === 0) return '' // the library refuses an empty list
-    return this.#hf.decode(ids as number[], { skip_special_tokens: skipSpecialTokens })
+    return this.#hf.decode(ids, { skip_special_tokens: skipSpecialTokens })
   }
 
   /** Decodes without tidying spaces, so that a longer list only ever adds text. */
   decodeRaw(ids: readonly number[]): string {
     if (ids.length === 0) return ''
-    return this.#hf.decode(ids as number[], {
+    return this.#hf.decode(ids, {
       skip_special_tokens: true,
       clean_up_tokenization_spaces: false,
     })

@@ -5,9 +5,9 @@ import { Tensor } from '../tensor/tensor'
 export interface LayerTrace {
   /** index over all decoder layers */
   layer: number
-  /** [T, H]: input of router and experts, after the norm (and momentum's look-ahead) */
+  /** `[T, H]`: input of router and experts, after the norm (and momentum's look-ahead) */
   input: Tensor<'f32'>
-  /** [T, H]: residual stream before the step */
+  /** `[T, H]`: residual stream before the step */
   residualIn: Tensor<'f32'>
   /** [T, E] */
   routerLogits: Tensor<'f32'>
@@ -17,11 +17,11 @@ export interface LayerTrace {
   weights: Tensor<'f32'>
   /** i32 [T] */
   count: Tensor<'i32'>
-  /** [T, H]: the MoE output, before the residual */
+  /** `[T, H]`: the MoE output, before the residual */
   output: Tensor<'f32'>
   /** [T, H] */
   residualOut: Tensor<'f32'>
-  /** [T, H]: momentum's m after the layer; absent without momentum */
+  /** `[T, H]`: momentum's m after the layer; absent without momentum */
   momentumOut?: Tensor<'f32'>
 }
 

@@ -27,7 +27,7 @@ export const arrayNames: Record<Dtype, string> = {
 }
 
 export function allocate<D extends Dtype>(dtype: D, length: number): DtypeArrays[D] {
-  switch (dtype as Dtype) {
+  switch (dtype) {
     case 'f32':
       return new Float32Array(length) as DtypeArrays[D]
     case 'f16':

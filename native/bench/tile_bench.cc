@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "core/buffer.h"
-#include "core/ceilings.h"
 #include "core/thread_pool.h"
 #include "kernels/kernel_table.h"
+#include "kernels/tuning/ceilings.h"
 
 namespace {
 

@@ -18,7 +18,9 @@ using Callback = Napi::Value (*)(const Napi::CallbackInfo&);
 
 template <Callback callback>
 void function(Napi::Object exports, const char* name) {
-  const auto wrapped = [](const Napi::CallbackInfo& info) { return guarded(info.Env(), [&] { return callback(info); }); };
+  const auto wrapped = [](const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] { return callback(info); });
+  };
   exports.Set(name, Napi::Function::New(exports.Env(), wrapped, name));
 }
 

@@ -36,6 +36,11 @@ Napi::Value AsyncTask::result(Napi::Env env) { return kept_.IsEmpty() ? env.Unde
 
 void AsyncTask::keep(Napi::Value value) { kept_ = Napi::Persistent(value.As<Napi::Object>()); }
 
+void AsyncTask::keep(const NewArray& array) {
+  keep(array.value);
+  kept_memory_ = array.memory;
+}
+
 void AsyncTask::execute() noexcept {
   std::shared_ptr<AsyncTask> self = std::move(queue_hold_);
   int expected = kWaiting;

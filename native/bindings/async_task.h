@@ -13,6 +13,7 @@
 #include <mutex>
 #include <vector>
 
+#include "bindings/convert.h"
 #include "core/cancel.h"
 #include "core/status.h"
 
@@ -37,6 +38,8 @@ class AsyncTask {
 
   // Keeps one JS object alive until the promise is settled: the array that the call fills.
   void keep(Napi::Value value);
+  // As above, for an array that the op thread fills.
+  void keep(const NewArray& array);
   Napi::Value kept() const { return kept_.Value(); }
   const CancelFlag* cancel() const { return cancel_.get(); }
 
@@ -44,8 +47,8 @@ class AsyncTask {
   friend class LiveTasks;
   enum State { kWaiting, kRunning, kAbandoned };
 
-  void execute() noexcept;                // op thread
-  void settle(Napi::Env env) noexcept;    // JS thread
+  void execute() noexcept;              // op thread
+  void settle(Napi::Env env) noexcept;  // JS thread
   void drop_js() noexcept { kept_.Reset(); }
 
   std::atomic<int> state_{kWaiting};
@@ -57,6 +60,7 @@ class AsyncTask {
   Status status_;
   napi_deferred deferred_ = nullptr;
   Napi::ObjectReference kept_;
+  std::shared_ptr<void> kept_memory_;
 };
 
 // The tasks of one environment (main thread or worker), and its way back from the op thread.

@@ -17,8 +17,9 @@ struct ArrayType {
 
 // Indexed by napi_typedarray_type.
 constexpr ArrayType kArrayTypes[] = {
-    {"Int8Array", 1},    {"Uint8Array", 1},   {"Uint8ClampedArray", 1}, {"Int16Array", 2},    {"Uint16Array", 2},   {"Int32Array", 4},
-    {"Uint32Array", 4},  {"Float32Array", 4}, {"Float64Array", 8},      {"BigInt64Array", 8}, {"BigUint64Array", 8},
+    {"Int8Array", 1},    {"Uint8Array", 1},    {"Uint8ClampedArray", 1}, {"Int16Array", 2},
+    {"Uint16Array", 2},  {"Int32Array", 4},    {"Uint32Array", 4},       {"Float32Array", 4},
+    {"Float64Array", 8}, {"BigInt64Array", 8}, {"BigUint64Array", 8},
 };
 constexpr int kArrayTypeCount = sizeof kArrayTypes / sizeof kArrayTypes[0];
 
@@ -171,8 +172,8 @@ TypedView typed_array(napi_env env, napi_value value, const char* name, napi_typ
   }
   view.length = static_cast<int64_t>(count);
   if (length != kAnyLength && view.length != length) {
-    throw_error(env, Code::ShapeMismatch, "%s must have %lld elements, got %lld", name,
-                static_cast<long long>(length), static_cast<long long>(view.length));
+    throw_error(env, Code::ShapeMismatch, "%s must have %lld elements, got %lld", name, static_cast<long long>(length),
+                static_cast<long long>(view.length));
   }
   return view;
 }
@@ -201,11 +202,19 @@ NewArray new_array(napi_env env, napi_typedarray_type type, int64_t length) {
   napi_value buffer = nullptr, typed = nullptr;
   NewArray result;
   if (bytes >= kLendFrom) {
+    using Memory = std::shared_ptr<void>;
     result.data = std::calloc(bytes, 1);
     if (result.data == nullptr) throw_error(env, Code::OutOfMemory, "cannot allocate an array of %zu bytes", bytes);
+    result.memory = Memory(result.data, std::free);
+    auto lent = std::make_unique<Memory>(result.memory);
     const napi_status status = napi_create_external_arraybuffer(
-        env, result.data, bytes, [](napi_env, void* data, void*) { std::free(data); }, nullptr, &buffer);
-    if (status != napi_ok) std::free(result.data);
+        env, result.data, bytes, [](napi_env, void*, void* hint) { delete static_cast<Memory*>(hint); }, lent.get(),
+        &buffer);
+    if (status == napi_ok) {
+      lent.release();
+    } else {
+      result.memory.reset();
+    }
     // Embedders with a V8 sandbox (Electron) take no outside memory.
     if (status != napi_no_external_buffers_allowed) throw_if_failed(env, status);
   }

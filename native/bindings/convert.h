@@ -8,6 +8,7 @@
 #include <napi.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "core/dtype.h"
@@ -62,9 +63,13 @@ int64_t element_count(napi_env env, int64_t a, int64_t b, const char* what);
 
 // A fresh typed array, zero-filled, and its memory. Unreachable from JavaScript until it is handed out, so nobody can
 // detach it: the op thread may write to `data` directly while a Reference keeps it alive.
+//
+// Being unreachable is not enough when its environment goes down: Node frees lent memory in a hook of its own, before
+// the hook that waits for running tasks. Whoever writes off the JS thread therefore holds `memory` too.
 struct NewArray {
   Napi::Value value;
   void* data = nullptr;
+  std::shared_ptr<void> memory;  // null when V8 allocated it: then it lives as long as a Reference to it
 };
 NewArray new_array(napi_env env, napi_typedarray_type type, int64_t length);
 // A fresh typed array holding a copy.

@@ -6,14 +6,13 @@
 namespace smoe {
 
 Napi::Function DecoderObject::define(Napi::Env env) {
-  return DefineClass(
-      env, kName,
-      {StaticMethod<&DecoderObject::create>("create"), async_method<&DecoderObject::add_layer>("addLayer"),
-       method<&DecoderObject::finish>("finish"), getter<&DecoderObject::bytes>("bytes"),
-       async_method<&DecoderObject::forward>("forward"), async_method<&DecoderObject::step>("step"),
-       async_method<&DecoderObject::nll>("nll"), async_method<&DecoderObject::trace>("trace"),
-       method<&DecoderObject::counts>("counts"), method<&DecoderObject::reset_stats>("resetStats"),
-       method<&DecoderObject::dispose>("dispose")});
+  return DefineClass(env, kName,
+                     {StaticMethod<&DecoderObject::create>("create"),
+                      async_method<&DecoderObject::add_layer>("addLayer"), method<&DecoderObject::finish>("finish"),
+                      getter<&DecoderObject::bytes>("bytes"), async_method<&DecoderObject::forward>("forward"),
+                      async_method<&DecoderObject::step>("step"), async_method<&DecoderObject::nll>("nll"),
+                      async_method<&DecoderObject::trace>("trace"), method<&DecoderObject::counts>("counts"),
+                      method<&DecoderObject::reset_stats>("resetStats"), method<&DecoderObject::dispose>("dispose")});
 }
 
 DecoderObject::DecoderObject(const Napi::CallbackInfo& info) : TaggedObject(info) {

@@ -87,7 +87,7 @@ class ForwardTask : public DecoderTask {
     const NewArray made =
         new_array(env, napi_float32_array, element_count(env, rows, decoder_->decoder.vocab, "logits"));
     logits_ = static_cast<float*>(made.data);
-    keep(made.value);
+    keep(made);
   }
 
  protected:
@@ -136,7 +136,7 @@ class NllTask : public DecoderTask {
     }
     const NewArray made = new_array(env, napi_float64_array, tokens());
     nll_ = static_cast<double*>(made.data);
-    keep(made.value);
+    keep(made);
   }
 
  protected:
@@ -178,8 +178,9 @@ Sampling parse_sampling(napi_env env, napi_value value) {
   sampling.top_k = static_cast<int>(integer(env, field("topK"), "sampling.topK", 0, INT32_MAX));
   sampling.seed = static_cast<uint32_t>(integer(env, field("seed"), "sampling.seed", 0, UINT32_MAX));
   if (!(sampling.temperature >= 0) || !(sampling.top_p > 0 && sampling.top_p <= 1)) {
-    throw_error(env, Code::InvalidArgument, "sampling: temperature must be at least 0 and topP in (0, 1], got %g and %g",
-                sampling.temperature, sampling.top_p);
+    throw_error(env, Code::InvalidArgument,
+                "sampling: temperature must be at least 0 and topP in (0, 1], got %g and %g", sampling.temperature,
+                sampling.top_p);
   }
   return sampling;
 }

@@ -25,8 +25,8 @@ Options parse_options(napi_env env, napi_value value, ForwardArgs* args) {
   if (!is_nullish(env, routing)) {
     options.ids = property(env, routing, "ids", "routing");
     options.weights = property(env, routing, "weights", "routing");
-    options.slots = static_cast<int>(
-        integer(env, property(env, routing, "slots", "routing"), "routing.slots", 1, kMaxSlots));
+    options.slots =
+        static_cast<int>(integer(env, property(env, routing, "slots", "routing"), "routing.slots", 1, kMaxSlots));
   }
   if (!is_nullish(env, state)) {
     args->state = InUse<NativeMomentumState>(env, MomentumStateObject::from(env, state, "state").native(env), "state");

@@ -6,8 +6,8 @@
 
 namespace smoe {
 
-// Marks a state (KV cache, momentum) as taken by a call from its start to its end. A second call would find positions or
-// depths that depend on timing, so it is refused. JS thread only; Native has a `bool in_use`.
+// Marks a state (KV cache, momentum) as taken by a call from its start to its end. A second call would find positions
+// or depths that depend on timing, so it is refused. JS thread only; Native has a `bool in_use`.
 template <class Native>
 class InUse {
  public:

@@ -46,7 +46,8 @@ Status LayerCall::run(Workspace& work) {
 
   const auto pairs = static_cast<size_t>(tokens * given.slots);
   const size_t array = Workspace::bytes_for<float>(count);
-  const size_t scratch = (convert ? 2 * array : 0) + (ahead != 0 ? array : 0) + 2 * Workspace::bytes_for<int32_t>(pairs);
+  const size_t scratch =
+      (convert ? 2 * array : 0) + (ahead != 0 ? array : 0) + 2 * Workspace::bytes_for<int32_t>(pairs);
   if (scratch > 0) SMOE_RETURN_IF_ERROR(work.nested().reserve(scratch));
   if (pairs > 0) {
     // Ids become addresses. A copy, because in shared memory another thread could change them after the check.

@@ -11,14 +11,14 @@ namespace smoe {
 
 struct LayerCall {
   const MoeLayer* layer = nullptr;
-  Dtype dtype = Dtype::F32;          // of hidden and out
+  Dtype dtype = Dtype::F32;  // of hidden and out
   int64_t tokens = 0;
-  const void* hidden = nullptr;      // [T, H]
-  const float* residual = nullptr;   // [T, H] or null
-  Routing given;                     // slots 0: route
+  const void* hidden = nullptr;     // [T, H]
+  const float* residual = nullptr;  // [T, H] or null
+  Routing given;                    // slots 0: route
   NativeMomentumState* state = nullptr;
-  void* out = nullptr;               // [T, H]; overlaps no input
-  uint64_t* counts = nullptr;        // [E], added to
+  void* out = nullptr;         // [T, H]; overlaps no input
+  uint64_t* counts = nullptr;  // [E], added to
   const CancelFlag* cancel = nullptr;
 
   // `work` is the layer's own; its nested workspace holds what conversion needs.

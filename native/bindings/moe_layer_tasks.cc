@@ -61,7 +61,7 @@ class ForwardTask : public AsyncTask {
       const NewArray made =
           new_array(env, call_.dtype == Dtype::F32 ? napi_float32_array : napi_uint16_array, elements_);
       call_.out = made.data;
-      keep(made.value);
+      keep(made);
     }
   }
 

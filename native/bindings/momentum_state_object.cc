@@ -32,11 +32,10 @@ ResidualState NativeMomentumState::pointers() {
 }
 
 Napi::Function MomentumStateObject::define(Napi::Env env) {
-  return DefineClass(
-      env, kName,
-      {method<&MomentumStateObject::reset>("reset"), getter<&MomentumStateObject::depth>("depth"),
-       getter<&MomentumStateObject::bytes>("bytes"), method<&MomentumStateObject::read>("read"),
-       method<&MomentumStateObject::dispose>("dispose")});
+  return DefineClass(env, kName,
+                     {method<&MomentumStateObject::reset>("reset"), getter<&MomentumStateObject::depth>("depth"),
+                      getter<&MomentumStateObject::bytes>("bytes"), method<&MomentumStateObject::read>("read"),
+                      method<&MomentumStateObject::dispose>("dispose")});
 }
 
 MomentumStateObject::MomentumStateObject(const Napi::CallbackInfo& info) : TaggedObject(info) {

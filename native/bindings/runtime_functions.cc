@@ -4,10 +4,10 @@
 #include "bindings/cancel_token_object.h"
 #include "bindings/convert.h"
 #include "bindings/errors.h"
-#include "core/ceilings.h"
 #include "core/op_queue.h"
 #include "core/workspace_pool.h"
 #include "kernels/kernel_table.h"
+#include "kernels/tuning/ceilings.h"
 
 namespace smoe {
 namespace {

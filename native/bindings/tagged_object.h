@@ -91,8 +91,8 @@ class TaggedObject : public Napi::ObjectWrap<T> {
   }
 };
 
-// Native memory that V8 cannot see but should count, given back by dispose() or the finalizer, whichever is first. A call
-// that ends later must not report again.
+// Native memory that V8 cannot see but should count, given back by dispose() or the finalizer, whichever is first. A
+// call that ends later must not report again.
 class ExternalMemory {
  public:
   void set(Napi::BasicEnv env, size_t bytes) {

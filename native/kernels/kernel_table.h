@@ -126,8 +126,8 @@ struct KernelTable {
   // log(sum(exp(x))), accumulated in double.
   double (*log_sum_exp)(const float* x, int64_t n);
 
-  // --- machine ceilings (core/ceilings.h). Each keeps one unit busy and returns something that depends on all its
-  // work. Reads bytes (a multiple of 1024) of 64-byte aligned memory in order, as one stream.
+  // --- machine ceilings (kernels/tuning/ceilings.h). Each keeps one unit busy and returns something that depends on
+  // all its work. Reads bytes (a multiple of 1024) of 64-byte aligned memory in order, as one stream.
   uint32_t (*probe_read)(const void* data, int64_t bytes);
   // `rounds` rounds of independent chains; the operations done are added to *flops. bf16 null: no such instruction,
   // tile_bf16_fast multiplies in f32 and the f32 figure is its ceiling.

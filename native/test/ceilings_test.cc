@@ -1,4 +1,4 @@
-#include "core/ceilings.h"
+#include "kernels/tuning/ceilings.h"
 
 #include <doctest/doctest.h>
 

@@ -70,7 +70,7 @@ test('inspect reads the headers', async () => {
   expect(code).toBe(0)
   const model = JSON.parse(stdout) as { layers: unknown[]; bytes: number; estimate: { weightBytes: number } }
   expect(model.layers).toHaveLength(6)
-  expect(model.layers[0]).toMatchObject({ kind: 'moe', experts: 16, topK: 2, width: 128 })
+  expect(model.layers[0]).toMatchObject({ kind: 'moe', experts: 16, expertsPerToken: 2, width: 128 })
   expect(model.estimate.weightBytes).toBeGreaterThanOrEqual(model.bytes)
   expect((await runCli(['inspect', sampleModel])).stdout).toContain('qwen3_moe')
 })
@@ -129,7 +129,7 @@ test('bench prints a ratio to the ceilings', async () => {
 })
 
 test('Ctrl-C ends a command with 1 and no stack', async () => {
-  const args = ['run', sampleModel, '--prompt', 'The', '--max-new-tokens', '500', '--temperature', '1']
+  const args = ['run', sampleModel, '--prompt', 'The', '--max-new-tokens', '250', '--temperature', '1']
   const { code, stderr } = await runCli(args, {}, /./)
   expect(code).toBe(1)
   expect(stderr).toBe('interrupted\n')

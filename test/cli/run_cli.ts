@@ -21,9 +21,11 @@ export function runCli(
     const child = spawn(process.execPath, [main, ...args], { cwd: root, env: { ...process.env, ...env } })
     let stdout = ''
     let stderr = ''
+    let interrupted = false
     child.stdout.on('data', (part) => {
       stdout += String(part)
-      if (interruptAfter?.test(stdout)) child.kill('SIGINT')
+      if (!interruptAfter?.test(stdout) || interrupted) return
+      interrupted = child.kill('SIGINT') // once: a second one ends the process at once
     })
     child.stderr.on('data', (part) => (stderr += String(part)))
     child.on('error', reject)

@@ -1,15 +1,14 @@
 import fs from 'node:fs'
-import type { Tokenizer as Hf } from '@huggingface/tokenizers' with { 'resolution-mode': 'import' }
 import fc from 'fast-check'
 import { MoeModel } from '../../lib'
 import { Detokenizer } from '../../lib/model/detokenizer'
-import { Tokenizer, workerThreshold } from '../../lib/model/tokenizer'
+import { type HfTokenizerClass, Tokenizer, workerThreshold } from '../../lib/model/tokenizer'
 import { expectFailure } from '../helpers/errors'
 import { plainModel, slice } from '../helpers/paths'
 import { temporaryFolder } from '../helpers/safetensors'
 
 // eslint-disable-next-line @typescript-eslint/no-require-imports
-const { Tokenizer: HfTokenizer } = require('@huggingface/tokenizers') as { Tokenizer: typeof Hf }
+const { Tokenizer: HfTokenizer } = require('@huggingface/tokenizers') as { Tokenizer: HfTokenizerClass }
 const dir = temporaryFolder()
 const tokenizer = Tokenizer.open(plainModel)
 const text = fs.readFileSync(slice, 'utf8')

@@ -48,7 +48,7 @@ function specs(experts: number): fc.Arbitrary<RouterSpec> {
         scale: maybe(fc.constantFrom(1, 2.5, -1)),
       }),
     ),
-  }) as fc.Arbitrary<RouterSpec>
+  })
 }
 
 const cases = fc.integer({ min: 2, max: 24 }).chain((experts) =>
