@@ -6,10 +6,44 @@ export type DtypeName = 'f32' | 'f16' | 'bf16' | 'i32' | 'u8' | 'i8'
 export type FloatDtypeName = 'f32' | 'f16' | 'bf16'
 export type NativeArray = Float32Array | Uint16Array | Int32Array | Uint8Array | Int8Array
 
-/** A weight: a slice of a mapped file, or a typed array (copied before the call returns). */
+/** Which of the stored elements a weight is: the first, and strides per dimension. Absent: all, row by row. */
+export interface TensorView {
+  first: number
+  strides: number[]
+}
+
+/**
+ * A weight: a slice of a mapped file, or a typed array (copied before the call returns), which ends with the last element
+ * of its view.
+ */
 export type TensorSource =
-  | { file: MappedFile; offset: number; dtype: FloatDtypeName; shape: number[] }
-  | { data: Float32Array | Uint16Array; dtype: FloatDtypeName; shape: number[] }
+  | { file: MappedFile; offset: number; dtype: FloatDtypeName; shape: number[]; view?: TensorView }
+  | { data: Float32Array | Uint16Array; dtype: FloatDtypeName; shape: number[]; view?: TensorView }
+  | CodedSource
+
+/**
+ * A matrix as codes with one scale per block, decoded when it is packed: MXFP4 to bf16 (exact), FP8 to f32 in
+ * 'exact' and bf16 in 'fast'. `view` and blocks count in the stored matrix [N, K]. Errors: INVALID_QUANTIZATION for
+ * scales that are NaN, infinite or not above 0.
+ */
+export interface CodedSource {
+  file: MappedFile
+  offset: number
+  /** 'mxfp4': two codes per byte, the low nibble first */
+  dtype: 'f8_e4m3' | 'mxfp4'
+  shape: number[]
+  stored: number[]
+  view?: TensorView
+  scales: {
+    file: MappedFile
+    offset: number
+    /** 'e8m0': bytes e for 2^(e - 127) */
+    dtype: FloatDtypeName | 'e8m0'
+    /** [ceil(N / block[0]), ceil(K / block[1])] */
+    shape: number[]
+    block: number[]
+  }
+}
 
 export class MappedFile {
   /** Maps a whole file read-only. Errors: FILE_NOT_FOUND, FILE_READ. */
@@ -28,6 +62,16 @@ export class CancelToken {
 }
 
 export type ActivationName = 'silu' | 'gelu_tanh' | 'gelu_erf' | 'relu' | 'relu2' | 'identity'
+/**
+ * Parameters of a gated activation: act(min(g, limit)) * (clamp(u, +-limit) + beta), 'silu' being
+ * x * sigmoid(alpha * x). Defaults: 1, no limit, 0.
+ */
+export interface NativeGluParameters {
+  alpha?: number
+  limit?: number
+  beta?: number
+}
+
 export type PrecisionName = 'exact' | 'fast'
 
 /** RouterConfig of native/kernels/route/router.h, flattened from the wire form by lib/router. */
@@ -90,6 +134,7 @@ export interface NativeExpert {
 export interface NativeMoe {
   hidden: number
   activation: ActivationName
+  glu?: NativeGluParameters
   router: NativeRouterConfig
   routerWeight: TensorSource // [E, H]
   routerBias?: TensorSource // [E] logit bias
@@ -197,14 +242,45 @@ export interface NativeAttention {
   oBias?: TensorSource
   qNorm?: TensorSource
   kNorm?: TensorSource
+  /** [heads]: a score per head that takes its share of the softmax and has no value */
+  sinks?: TensorSource
+}
+
+/** Multi-head latent attention (DeepSeek): the cache keeps one latent and one rotated key part per token. */
+export interface NativeLatentAttention {
+  heads: number
+  /** 0: qB maps the hidden state, and there are no qA and qNorm */
+  qRank: number
+  kvRank: number
+  nopeDim: number
+  ropeDim: number
+  valueDim: number
+  normEps: number
+  /** rotated pairs lie side by side (2i, 2i + 1), not half a part from each other */
+  interleavedRope: boolean
+  scale: number
+  invFreq: Float32Array // [ropeDim / 2]
+  ropeScale?: number
+  qA?: TensorSource // [qRank, H]
+  qABias?: TensorSource // [qRank]
+  qNorm?: TensorSource // [qRank]
+  qB: TensorSource // [heads * (nopeDim + ropeDim), qRank or H]
+  kvA: TensorSource // [kvRank + ropeDim, H]
+  kvABias?: TensorSource // [kvRank + ropeDim]
+  kvNorm: TensorSource // [kvRank]
+  kvB: TensorSource // [heads * (nopeDim + valueDim), kvRank]
+  o: TensorSource // [H, heads * valueDim]
+  oBias?: TensorSource // [H]
 }
 
 export interface NativeDecoderLayer {
   attentionNorm: NativeNorm
   ffnNorm: NativeNorm
-  attention: NativeAttention
+  /** either this or latentAttention */
+  attention?: NativeAttention
+  latentAttention?: NativeLatentAttention
   moe?: NativeMoe
-  dense?: NativeExpert & { activation: ActivationName }
+  dense?: NativeExpert & { activation: ActivationName; glu?: NativeGluParameters }
 }
 
 export interface NativeDecoderHead {

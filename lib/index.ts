@@ -22,7 +22,13 @@ export type {
   MoeLayerLoadOptions,
   MoeLayerOptions,
 } from './layer/options'
-export type { Activation, ExpertWeights, MoeLayerDescription, Precision } from './layer/description'
+export type {
+  Activation,
+  ExpertWeights,
+  GluParameters,
+  MoeLayerDescription,
+  Precision,
+} from './layer/description'
 export type { ExpertStats } from './layer/stats'
 export { MoeModel } from './model/moe_model'
 export type { GeneratedToken, MoeModelLoadOptions, PerplexityOptions } from './model/options'

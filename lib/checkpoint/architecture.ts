@@ -1,6 +1,7 @@
-import type { ActivationName, NativeMomentumSpec } from '../../binding'
+import type { ActivationName, NativeGluParameters, NativeMomentumSpec } from '../../binding'
 import type { RouterSpec } from '../router/spec'
 import type { ConfigReader } from './config'
+import type { Quantization } from './quantization'
 import type { Rope } from './rope'
 
 /** Names of the tensors of one feed-forward, and its width I. */
@@ -11,16 +12,29 @@ export interface FeedForwardNames {
   width: number
 }
 
-/** Experts of a layer: one set of names each, or fused over all (transformers 5: gate and up half-split). */
+/**
+ * Experts of a layer in two tensors. 'halves' (transformers 5): [E, 2I, H], gate rows first, and [E, H, I], used when
+ * the checkpoint has them. 'interleaved' (gpt-oss): see experts.ts; always.
+ */
+export interface FusedExperts {
+  layout: 'halves' | 'interleaved'
+  gateUp: string
+  down: string
+}
+
+/** Experts of a layer: one set of names each, or fused over all. */
 export interface MoePlan {
   experts: number
   width: number
   router: RouterSpec
   /** candidates for the router's [E, H]: the first that the checkpoint has */
   routerWeight: string[]
+  /** [E], added to the logits */
+  routerBias?: string
+  /** [E], added to the scores for the selection alone */
+  selectionBias?: string
   expert: (index: number) => FeedForwardNames
-  /** [E, 2I, H] and [E, H, I], used when the checkpoint has them */
-  fused?: { gateUp: string; down: string }
+  fused?: FusedExperts
   shared?: FeedForwardNames & { sigmoidGate?: string }
 }
 
@@ -30,6 +44,19 @@ export interface LayerPlan {
   dense?: FeedForwardNames
   /** sliding window in tokens, itself included */
   window?: number
+}
+
+/** Multi-head latent attention; heads are nopeDim + ropeDim wide for scores and valueDim for values. */
+export interface LatentPlan {
+  /** 0: queries come straight from the hidden state */
+  qRank: number
+  kvRank: number
+  nopeDim: number
+  ropeDim: number
+  valueDim: number
+  normEps: number
+  /** rotated pairs lie side by side */
+  interleavedRope: boolean
 }
 
 /** What a family makes of a config.json: everything that does not need the tensors. */
@@ -46,9 +73,15 @@ export interface Architecture {
   rope: Rope
   tied: boolean
   qkNorm: 'none' | 'per_head' | 'full'
-  /** biases of q, k, v and of o */
+  /** biases of q, k, v (latent attention: q_a and kv_a) and of o */
   attentionBias: { qkv: boolean; o: boolean }
   clipQkv?: number
+  /** a learned score per head that takes part in the softmax */
+  sinks: boolean
+  latent?: LatentPlan
+  /** parameters of the gated activation, where it is not plain */
+  glu?: NativeGluParameters
+  quantization?: Quantization
   layers: LayerPlan[]
   momentum?: NativeMomentumSpec
   /** tokens that end a text */
@@ -69,5 +102,13 @@ export interface FamilyPlan {
   qkNorm: Architecture['qkNorm']
   attentionBias: Architecture['attentionBias']
   clipQkv?: number
+  sinks?: boolean
+  latent?: LatentPlan
+  glu?: NativeGluParameters
   layer: (index: number) => Omit<LayerPlan, 'prefix'>
+}
+
+/** Elements of the KV cache per token. */
+export function cacheElements({ layers, latent, kvHeads, headDim }: Architecture): number {
+  return layers.length * (latent === undefined ? 2 * kvHeads * headDim : latent.kvRank + latent.ropeDim)
 }

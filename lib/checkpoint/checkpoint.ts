@@ -1,6 +1,6 @@
 import fs from 'node:fs'
 import path from 'node:path'
-import type { MappedFile, TensorSource } from '../../binding'
+import type { MappedFile } from '../../binding'
 import { SmoeError, describe } from '../errors'
 import { guarded, native } from '../native'
 import type { FloatDtype } from '../tensor/dtype'
@@ -11,8 +11,8 @@ import { type TensorEntry, readSafetensorsHeader } from './safetensors'
 const singleName = 'model.safetensors'
 const indexName = 'model.safetensors.index.json'
 
-/** safetensors dtypes that weights of this version may have. */
-const weightDtypes: ReadonlyMap<string, FloatDtype> = new Map([
+/** safetensors dtypes of plain weights. */
+export const weightDtypes: ReadonlyMap<string, FloatDtype> = new Map([
   ['F32', 'f32'],
   ['F16', 'f16'],
   ['BF16', 'bf16'],
@@ -82,10 +82,14 @@ export class Checkpoint {
   }
 
   /**
-   * The entry of a tensor that must have `shape`.
+   * The entry of a tensor that must have `shape` and one of `dtypes`.
    * @throws SmoeError ERR_SMOE_MISSING_TENSOR, ERR_SMOE_SHAPE_MISMATCH, ERR_SMOE_DTYPE_MISMATCH
    */
-  entry(name: string, shape: readonly number[]): CheckpointTensor {
+  entry(
+    name: string,
+    shape: readonly number[],
+    dtypes: readonly string[] = [...weightDtypes.keys()],
+  ): CheckpointTensor {
     const entry = this.tensors.get(name)
     if (entry === undefined) {
       const where =
@@ -99,21 +103,17 @@ export class Checkpoint {
         `${place} must have shape ${shapeText(shape)} by config.json, got ${shapeText(entry.shape)}`,
       )
     }
-    if (!weightDtypes.has(entry.dtype)) {
-      throw new SmoeError('ERR_SMOE_DTYPE_MISMATCH', `${place} must be F32, F16 or BF16, got ${entry.dtype}`)
+    if (!dtypes.includes(entry.dtype)) {
+      const list = dtypes.length === 1 ? dtypes[0]! : `${dtypes.slice(0, -1).join(', ')} or ${dtypes.at(-1)!}`
+      throw new SmoeError('ERR_SMOE_DTYPE_MISMATCH', `${place} must be ${list}, got ${entry.dtype}`)
     }
     this.#used.add(name)
     return entry
   }
 
-  /** A tensor as the addon takes it: a slice of the mapped file, nothing copied. */
-  source(name: string, shape: readonly number[]): TensorSource {
-    return this.#slice(this.entry(name, shape), 0, shape)
-  }
-
-  /** A part of a fused tensor [..fused]: `shape` at `first` elements from its start. */
-  part(name: string, fused: readonly number[], first: number, shape: readonly number[]): TensorSource {
-    return this.#slice(this.entry(name, fused), first, shape)
+  /** Where an entry lies, `skip` bytes into it, for the addon. */
+  place(entry: CheckpointTensor, skip = 0): { file: MappedFile; offset: number } {
+    return { file: this.#sources.get(entry.file) as MappedFile, offset: entry.offset + skip }
   }
 
   /** Names of tensors that nothing asked for. */
@@ -124,13 +124,6 @@ export class Checkpoint {
   /** Closes the files; weights handed to running calls stay mapped until these are done. */
   close(): void {
     for (const source of this.#sources.values()) source.close()
-  }
-
-  #slice(entry: CheckpointTensor, first: number, shape: readonly number[]): TensorSource {
-    const dtype = weightDtypes.get(entry.dtype)!
-    const file = this.#sources.get(entry.file) as MappedFile
-    const offset = entry.offset + first * (dtype === 'f32' ? 4 : 2)
-    return { file, offset, dtype, shape: [...shape] }
   }
 }
 

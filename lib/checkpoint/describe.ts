@@ -1,21 +1,23 @@
 import type {
   ActivationName,
-  NativeAttention,
   NativeDecoderHead,
   NativeDecoderLayer,
-  NativeExpert,
   NativeMoe,
   NativeNorm,
 } from '../../binding'
 import { parseMomentumSpec } from '../momentum/spec'
 import { configFor, planRouter } from '../router/config'
-import type { Architecture, FeedForwardNames, MoePlan } from './architecture'
+import type { Architecture, FamilyPlan, MoePlan } from './architecture'
+import { describeAttention } from './attention'
 import type { Checkpoint } from './checkpoint'
 import { ConfigReader, readConfig, unsupported } from './config'
+import { describeExpert, feedForward } from './experts'
 import { layerPrefix } from './families/names'
 import { readJson } from './file_source'
+import { readQuantization } from './quantization'
 import { findFamily } from './registry'
 import { readRope } from './rope'
+import { Weights } from './weights'
 
 const activations: ReadonlyMap<string, ActivationName> = new Map([
   ['silu', 'silu'],
@@ -38,58 +40,74 @@ const maxHeadDim = 65536
 export function readArchitecture(dir: string): Architecture {
   const config = readConfig(dir)
   const family = findFamily(config)
-  if (config.raw('quantization_config') !== undefined) {
-    throw unsupported(
-      `quantization_config in ${config.file} is not supported: weights must be f32, f16 or bf16`,
-    )
-  }
-  const hidden = config.size('hidden_size')
-  const heads = config.size('num_attention_heads')
-  const kvHeads = config.size('num_key_value_heads', heads)
-  if (heads % kvHeads !== 0)
-    throw config.fail('num_key_value_heads', `a divisor of the ${heads} heads`, kvHeads)
-  const headDim = config.size('head_dim', Math.floor(hidden / heads))
-  if (headDim % 2 !== 0 || headDim > maxHeadDim)
-    throw config.fail('head_dim', `even and at most ${maxHeadDim}`, headDim)
-  const maxPositions = config.size('max_position_embeddings')
+  const quantization = readQuantization(config)
   const plan = family.read(config)
+  const { heads, kvHeads, headDim, rotated } = readHeads(config, plan)
+  const maxPositions = config.size('max_position_embeddings')
   const count = config.size('num_hidden_layers')
   if (count > maxLayers) throw config.fail('num_hidden_layers', `at most ${maxLayers}`, count)
   const layers = Array.from({ length: count }, (_, i) => ({ prefix: layerPrefix(i), ...plan.layer(i) }))
   for (const layer of layers) if (layer.moe !== undefined) checkRouting(config, layer.moe)
+  if (quantization?.method === 'mxfp4' && !layers.some(({ moe }) => moe?.fused?.layout === 'interleaved')) {
+    throw unsupported(`quant_method 'mxfp4' in ${config.file} is not supported for ${family.modelType}`)
+  }
   const architecture: Architecture = {
     modelType: family.modelType,
     vocab: config.size('vocab_size'),
-    hidden,
+    hidden: config.size('hidden_size'),
     heads,
     kvHeads,
     headDim,
     maxPositions,
     normEps: config.number('rms_norm_eps', plan.defaultNormEps),
     activation: readActivation(config),
-    rope: readRope(config, headDim, plan.defaultTheta, maxPositions),
+    rope: readRope(config, rotated, plan.defaultTheta, maxPositions),
     tied: config.boolean('tie_word_embeddings', false),
     qkNorm: plan.qkNorm,
     attentionBias: plan.attentionBias,
+    sinks: plan.sinks ?? false,
     layers,
     eos: readEos(dir, config),
   }
   if (plan.clipQkv !== undefined) architecture.clipQkv = plan.clipQkv
+  if (plan.latent !== undefined) architecture.latent = plan.latent
+  if (plan.glu !== undefined) architecture.glu = plan.glu
+  if (quantization !== undefined) architecture.quantization = quantization
   const momentum = config.raw('momentum_smoe')
   if (momentum !== undefined) architecture.momentum = readMomentum(config, momentum, layers)
   return architecture
 }
 
+/** Heads and their sizes; `rotated` dimensions of each are what rotary frequencies are made for. */
+function readHeads(config: ConfigReader, { latent }: FamilyPlan) {
+  const heads = config.size('num_attention_heads')
+  const checkDim = (name: string, size: number) => {
+    if (size % 2 !== 0 || size > maxHeadDim) throw config.fail(name, `even and at most ${maxHeadDim}`, size)
+  }
+  if (latent !== undefined) {
+    checkDim('qk_rope_head_dim', latent.ropeDim)
+    const headDim = latent.nopeDim + latent.ropeDim
+    return { heads, kvHeads: heads, headDim, rotated: latent.ropeDim }
+  }
+  const kvHeads = config.size('num_key_value_heads', heads)
+  if (heads % kvHeads !== 0)
+    throw config.fail('num_key_value_heads', `a divisor of the ${heads} heads`, kvHeads)
+  const headDim = config.size('head_dim', Math.floor(config.size('hidden_size') / heads))
+  checkDim('head_dim', headDim)
+  return { heads, kvHeads, headDim, rotated: headDim }
+}
+
 /** What a whole model needs besides its layers. */
 export function describeHead(architecture: Architecture, checkpoint: Checkpoint): NativeDecoderHead {
   const { vocab, hidden, tied, momentum } = architecture
+  const weights = new Weights(checkpoint, architecture.quantization)
   const head: NativeDecoderHead = {
     vocab,
     hidden,
-    embedding: checkpoint.source('model.embed_tokens.weight', [vocab, hidden]),
-    finalNorm: norm(architecture, checkpoint, 'model.norm.weight'),
+    embedding: weights.matrix('model.embed_tokens.weight', [vocab, hidden]),
+    finalNorm: norm(architecture, weights, 'model.norm.weight'),
   }
-  if (!tied) head.output = checkpoint.source('lm_head.weight', [vocab, hidden])
+  if (!tied) head.output = weights.matrix('lm_head.weight', [vocab, hidden])
   if (momentum !== undefined) head.momentum = momentum
   return head
 }
@@ -101,15 +119,17 @@ export function describeLayer(
   checkpoint: Checkpoint,
 ): NativeDecoderLayer {
   const plan = architecture.layers[index]!
+  const weights = new Weights(checkpoint, architecture.quantization)
   const layer: NativeDecoderLayer = {
-    attentionNorm: norm(architecture, checkpoint, `${plan.prefix}input_layernorm.weight`),
-    ffnNorm: norm(architecture, checkpoint, `${plan.prefix}post_attention_layernorm.weight`),
-    attention: attention(architecture, index, checkpoint),
+    attentionNorm: norm(architecture, weights, `${plan.prefix}input_layernorm.weight`),
+    ffnNorm: norm(architecture, weights, `${plan.prefix}post_attention_layernorm.weight`),
+    ...describeAttention(architecture, index, weights),
   }
   if (plan.moe !== undefined) layer.moe = describeMoe(architecture, index, checkpoint)
   if (plan.dense !== undefined) {
-    const dense = feedForward(checkpoint, plan.dense, architecture.hidden)
+    const dense = feedForward(weights, plan.dense, architecture.hidden)
     layer.dense = { ...dense, activation: architecture.activation }
+    if (architecture.glu !== undefined) layer.dense.glu = architecture.glu
   }
   return layer
 }
@@ -117,84 +137,30 @@ export function describeLayer(
 /** The MoE block of one decoder layer. */
 export function describeMoe(architecture: Architecture, index: number, checkpoint: Checkpoint): NativeMoe {
   const plan = architecture.layers[index]!.moe!
-  const { hidden } = architecture
-  const routerName = plan.routerWeight.find((name) => checkpoint.has(name)) ?? plan.routerWeight[0]!
+  const { hidden, glu } = architecture
+  const { experts } = plan
+  const weights = new Weights(checkpoint, architecture.quantization)
   const moe: NativeMoe = {
     hidden,
     activation: architecture.activation,
-    router: configFor(planRouter(plan.router), plan.experts),
-    routerWeight: checkpoint.source(routerName, [plan.experts, hidden]),
-    experts: Array.from({ length: plan.experts }, (_, e) => expert(checkpoint, plan, e, hidden)),
+    router: configFor(planRouter(plan.router), experts),
+    routerWeight: weights.matrix(weights.oneOf(plan.routerWeight), [experts, hidden]),
+    experts: Array.from({ length: experts }, (_, e) => describeExpert(weights, plan, e, hidden)),
   }
+  if (glu !== undefined) moe.glu = glu
+  if (plan.routerBias !== undefined) moe.routerBias = weights.plain(plan.routerBias, [experts])
+  if (plan.selectionBias !== undefined) moe.modelBias = weights.plain(plan.selectionBias, [experts])
   if (plan.shared !== undefined) {
-    moe.shared = feedForward(checkpoint, plan.shared, hidden)
+    moe.shared = feedForward(weights, plan.shared, hidden)
     if (plan.shared.sigmoidGate !== undefined) {
-      moe.sharedGate = checkpoint.source(plan.shared.sigmoidGate, [1, hidden])
+      moe.sharedGate = weights.matrix(plan.shared.sigmoidGate, [1, hidden])
     }
   }
   return moe
 }
 
-function expert(checkpoint: Checkpoint, plan: MoePlan, index: number, hidden: number): NativeExpert {
-  const { fused, experts, width } = plan
-  if (fused === undefined || !checkpoint.has(fused.gateUp)) {
-    return feedForward(checkpoint, plan.expert(index), hidden)
-  }
-  const gateUp = [experts, 2 * width, hidden]
-  const first = index * 2 * width * hidden
-  const shape = [width, hidden]
-  return {
-    gate: checkpoint.part(fused.gateUp, gateUp, first, shape),
-    up: checkpoint.part(fused.gateUp, gateUp, first + width * hidden, shape),
-    down: checkpoint.part(fused.down, [experts, hidden, width], index * hidden * width, [hidden, width]),
-  }
-}
-
-function feedForward(checkpoint: Checkpoint, names: FeedForwardNames, hidden: number): NativeExpert {
-  return {
-    gate: checkpoint.source(names.gate, [names.width, hidden]),
-    up: checkpoint.source(names.up, [names.width, hidden]),
-    down: checkpoint.source(names.down, [hidden, names.width]),
-  }
-}
-
-function norm(architecture: Architecture, checkpoint: Checkpoint, name: string): NativeNorm {
-  return { kind: 'rms', eps: architecture.normEps, weight: checkpoint.source(name, [architecture.hidden]) }
-}
-
-function attention(architecture: Architecture, index: number, checkpoint: Checkpoint): NativeAttention {
-  const { hidden, heads, kvHeads, headDim, rope, qkNorm, attentionBias } = architecture
-  const { prefix, window } = architecture.layers[index]!
-  const name = (part: string) => `${prefix}self_attn.${part}`
-  const wide = heads * headDim
-  const narrow = kvHeads * headDim
-  const result: NativeAttention = {
-    heads,
-    kvHeads,
-    headDim,
-    qkNorm,
-    qkNormEps: architecture.normEps,
-    scale: headDim ** -0.5,
-    invFreq: rope.invFreq,
-    q: checkpoint.source(name('q_proj.weight'), [wide, hidden]),
-    k: checkpoint.source(name('k_proj.weight'), [narrow, hidden]),
-    v: checkpoint.source(name('v_proj.weight'), [narrow, hidden]),
-    o: checkpoint.source(name('o_proj.weight'), [hidden, wide]),
-  }
-  if (rope.scale !== 1) result.ropeScale = rope.scale
-  if (architecture.clipQkv !== undefined) result.clipQkv = architecture.clipQkv
-  if (window !== undefined) result.window = window
-  if (attentionBias.qkv) {
-    result.qBias = checkpoint.source(name('q_proj.bias'), [wide])
-    result.kBias = checkpoint.source(name('k_proj.bias'), [narrow])
-    result.vBias = checkpoint.source(name('v_proj.bias'), [narrow])
-  }
-  if (attentionBias.o) result.oBias = checkpoint.source(name('o_proj.bias'), [hidden])
-  if (qkNorm !== 'none') {
-    result.qNorm = checkpoint.source(name('q_norm.weight'), [qkNorm === 'full' ? wide : headDim])
-    result.kNorm = checkpoint.source(name('k_norm.weight'), [qkNorm === 'full' ? narrow : headDim])
-  }
-  return result
+function norm(architecture: Architecture, weights: Weights, name: string): NativeNorm {
+  return { kind: 'rms', eps: architecture.normEps, weight: weights.plain(name, [architecture.hidden]) }
 }
 
 function readActivation(config: ConfigReader): ActivationName {

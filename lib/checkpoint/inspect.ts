@@ -1,10 +1,11 @@
 import fs from 'node:fs'
 import path from 'node:path'
 import type { NativeMomentumSpec } from '../../binding'
-import { checkString, shapeProduct } from '../validate'
-import type { Architecture } from './architecture'
+import { checkString } from '../validate'
+import { type Architecture, cacheElements } from './architecture'
 import { Checkpoint } from './checkpoint'
 import { describeHead, describeLayer, readArchitecture } from './describe'
+import { weightCount } from './quantization'
 
 /** One decoder layer of a checkpoint. */
 export interface LayerSummary {
@@ -16,7 +17,7 @@ export interface LayerSummary {
   /** I: width of an expert, or of the dense feed-forward */
   width: number
   sharedWidth?: number
-  /** elements of the whole layer */
+  /** weights of the whole layer, whatever they are coded as */
   parameters: number
   bytes: number
   /** bytes by dtype as stored: { BF16: 123 } */
@@ -37,7 +38,7 @@ export interface CheckpointSummary {
   momentum?: NativeMomentumSpec
   tokenizer: boolean
   files: string[]
-  /** elements in all; `active`: those that one token uses */
+  /** weights in all; `active`: those that one token uses */
   parameters: { total: number; active: number }
   bytes: number
   /** KV cache at the full context, in bytes: bf16 for 'fast', f32 for 'exact' */
@@ -60,9 +61,9 @@ export function inspect(dir: string): CheckpointSummary {
     architecture.layers.forEach((_, i) => describeLayer(architecture, i, checkpoint))
     const layers = architecture.layers.map((_, i) => summarise(architecture, i, checkpoint))
     const all = [...checkpoint.tensors.values()]
-    const total = all.reduce((sum, entry) => sum + shapeProduct(entry.shape)!, 0)
+    const total = all.reduce((sum, entry) => sum + weightCount(entry), 0)
     const { heads, kvHeads, headDim, maxPositions } = architecture
-    const kvElements = 2 * layers.length * kvHeads * headDim * maxPositions
+    const kvElements = cacheElements(architecture) * maxPositions
     const summary: CheckpointSummary = {
       dir,
       modelType: architecture.modelType,
@@ -104,7 +105,7 @@ function summarise(architecture: Architecture, index: number, checkpoint: Checkp
   }
   for (const entry of checkpoint.tensors.values()) {
     if (!entry.name.startsWith(prefix)) continue
-    summary.parameters += shapeProduct(entry.shape)!
+    summary.parameters += weightCount(entry)
     summary.bytes += entry.bytes
     summary.formats[entry.dtype] = (summary.formats[entry.dtype] ?? 0) + entry.bytes
   }

@@ -1,12 +1,17 @@
 import type { Family } from './architecture'
 import { type ConfigReader, unsupported } from './config'
+import { deepseekV2, deepseekV3 } from './families/deepseek'
+import { gptOss } from './families/gpt_oss'
 import { mixtral } from './families/mixtral'
 import { olmoe } from './families/olmoe'
 import { qwen2Moe } from './families/qwen2_moe'
 import { qwen3Moe } from './families/qwen3_moe'
 
 const families: ReadonlyMap<string, Family> = new Map(
-  [mixtral, olmoe, qwen2Moe, qwen3Moe].map((family) => [family.modelType, family]),
+  [deepseekV2, deepseekV3, gptOss, mixtral, olmoe, qwen2Moe, qwen3Moe].map((family) => [
+    family.modelType,
+    family,
+  ]),
 )
 
 /** `model_type`s that can be loaded. */

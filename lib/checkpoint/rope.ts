@@ -7,6 +7,8 @@ export interface Rope {
   invFreq: Float32Array
   /** factor on cos and sin (YaRN's attention factor), 1 otherwise */
   scale: number
+  /** factor on the scores that DeepSeek's attention adds to YaRN (mscale_all_dim, squared), 1 otherwise */
+  softmaxScale: number
 }
 
 /**
@@ -32,12 +34,12 @@ export function readRope(
   }
   const invFreq = baseFrequencies(theta, dims)
   const type = scaling?.raw('rope_type', 'type') ?? 'default'
-  if (scaling === undefined || type === 'default') return { invFreq, scale: 1 }
+  if (scaling === undefined || type === 'default') return { invFreq, scale: 1, softmaxScale: 1 }
   switch (type) {
     case 'linear':
-      return { invFreq: invFreq.map((f) => f / positive(scaling, 'factor')), scale: 1 }
+      return { invFreq: invFreq.map((f) => f / positive(scaling, 'factor')), scale: 1, softmaxScale: 1 }
     case 'llama3':
-      return { invFreq: llama3(scaling, invFreq), scale: 1 }
+      return { invFreq: llama3(scaling, invFreq), scale: 1, softmaxScale: 1 }
     case 'yarn':
       return yarn(scaling, invFreq, theta, maxPositions)
     default:
@@ -79,9 +81,6 @@ function llama3(config: ConfigReader, invFreq: Float32Array): Float32Array {
 
 /** Frequencies that turn often keep their pace, slow ones are interpolated, with a linear ramp between (YaRN). */
 function yarn(config: ConfigReader, invFreq: Float32Array, theta: number, maxPositions: number): Rope {
-  if (config.raw('mscale', 'mscale_all_dim') !== undefined) {
-    throw unsupported(`rope type 'yarn' with mscale in ${config.file} is not supported`)
-  }
   const original = config.size('original_max_position_embeddings', maxPositions)
   const factor = config.raw('factor') === undefined ? maxPositions / original : positive(config, 'factor')
   const dims = invFreq.length * 2
@@ -97,8 +96,13 @@ function yarn(config: ConfigReader, invFreq: Float32Array, theta: number, maxPos
     const ramp = Math.min(Math.max((i - first) / (last - first), 0), 1)
     return (f / factor) * ramp + f * (1 - ramp)
   })
+  const stretch = (mscale: number) => (factor <= 1 ? 1 : 0.1 * mscale * Math.log(factor) + 1)
+  const mscale = config.number('mscale', 0)
+  const allDims = config.number('mscale_all_dim', 0)
+  const both = mscale !== 0 && allDims !== 0
   return {
     invFreq: blended,
-    scale: config.number('attention_factor', factor <= 1 ? 1 : 0.1 * Math.log(factor) + 1),
+    scale: config.number('attention_factor', both ? stretch(mscale) / stretch(allDims) : stretch(1)),
+    softmaxScale: stretch(allDims) ** 2,
   }
 }

@@ -1,4 +1,10 @@
-import type { ActivationName, NativeExpert, NativeMoe, PrecisionName } from '../../binding'
+import type {
+  ActivationName,
+  NativeExpert,
+  NativeGluParameters,
+  NativeMoe,
+  PrecisionName,
+} from '../../binding'
 import { SmoeError, typeError } from '../errors'
 import { configFor, planRouter } from '../router/config'
 import type { RouterSpec } from '../router/spec'
@@ -9,6 +15,11 @@ import { checkOneOf } from '../validate'
 
 /** Activation between the two projections of an expert. */
 export type Activation = ActivationName
+/**
+ * Of gated experts: act(min(g, limit)) * (clamp(u, -limit, limit) + beta), where 'silu' is x * sigmoid(alpha * x).
+ * Defaults: 1, no limit, 0.
+ */
+export type GluParameters = NativeGluParameters
 /** 'exact': f32 activations. 'fast' (default): bf16 activations over bf16 weights. */
 export type Precision = PrecisionName
 
@@ -58,6 +69,8 @@ export interface MoeLayerDescription {
   sharedGate?: Tensor
   /** default 'silu' */
   activation?: Activation
+  /** bounds and shifts of a gated activation, as gpt-oss has them */
+  glu?: GluParameters
 }
 
 /** Checks a description and gives what the addon takes. */
@@ -85,6 +98,7 @@ export function describeLayer(description: MoeLayerDescription): NativeMoe {
     routerWeight: weightSource('routerWeight', routerWeight),
     experts: experts.map((expert, i) => describeExpert(`experts[${i}]`, expert as ExpertWeights, hidden)),
   }
+  if (description.glu !== undefined) desc.glu = checkGlu(description.glu)
   if (routerBias !== undefined) {
     desc.routerBias = weightSource('routerBias', checkShaped('routerBias', routerBias, [count]))
   }
@@ -94,6 +108,18 @@ export function describeLayer(description: MoeLayerDescription): NativeMoe {
     desc.sharedGate = weightSource('sharedGate', checkShaped('sharedGate', sharedGate, [1, hidden]))
   }
   return desc
+}
+
+/** Types alone: what values make sense together, the addon knows. */
+function checkGlu(value: unknown): GluParameters {
+  if (typeof value !== 'object' || value === null) throw typeError('glu', 'an object', value)
+  const { alpha, limit, beta } = value as Record<string, unknown>
+  const fields = { alpha, limit, beta }
+  for (const [key, field] of Object.entries(fields)) {
+    if (field !== undefined && !Number.isFinite(field))
+      throw typeError(`glu.${key}`, 'a finite number', field)
+  }
+  return value
 }
 
 function describeExpert(name: string, expert: ExpertWeights, hidden: number): NativeExpert {

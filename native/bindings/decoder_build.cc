@@ -14,7 +14,7 @@ class CreateTask : public AsyncTask {
  protected:
   Status run() override {
     auto native = std::make_shared<NativeDecoder>();
-    PackList list;
+    PackList list(precision);
     source.pack_into(list, precision, &native->decoder);
     SMOE_RETURN_IF_ERROR(list.run(ThreadPool::process(), cancel()));
     native_ = std::move(native);
@@ -37,7 +37,7 @@ class AddLayerTask : public AsyncTask {
 
  protected:
   Status run() override {
-    PackList list;
+    PackList list(precision_);
     source_.pack_into(list, precision_, &layer_);
     SMOE_RETURN_IF_ERROR(list.run(ThreadPool::process(), cancel()));
     if (layer_.moe != nullptr) SMOE_RETURN_IF_ERROR(layer_.moe->validate());

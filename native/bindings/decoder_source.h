@@ -22,18 +22,28 @@ struct NormSource {
 
 struct AttentionSource {
   AttentionConfig config;
-  TensorSource q, k, v, o, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm;
+  TensorSource q, k, v, o, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm, sinks;
 
   static AttentionSource parse(napi_env env, napi_value value, const std::string& name, int64_t hidden);
   void pack_into(PackList& list, DecoderLayer* out) const;
 };
 
+struct LatentAttentionSource {
+  AttentionConfig config;
+  TensorSource q_a, q_b, kv_a, o, q_a_bias, kv_a_bias, o_bias, q_norm, kv_norm;
+  std::vector<TensorSource> key_up, value_up;  // views of kv_b, per head
+
+  static LatentAttentionSource parse(napi_env env, napi_value value, const std::string& name, int64_t hidden);
+  void pack_into(PackList& list, DecoderLayer* out) const;
+};
+
 struct DecoderLayerSource {
   NormSource attention_norm, ffn_norm;
-  AttentionSource attention;
+  std::optional<AttentionSource> attention;  // one of these
+  std::optional<LatentAttentionSource> latent_attention;
   std::optional<MoeSource> moe;
   std::optional<ExpertSource> dense;
-  Activation dense_activation = Activation::Silu;
+  ActivationSpec dense_activation;
 
   static DecoderLayerSource parse(napi_env env, napi_value value, int64_t hidden);
   void pack_into(PackList& list, Precision precision, DecoderLayer* out) const;

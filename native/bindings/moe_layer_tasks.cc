@@ -16,7 +16,7 @@ class CreateTask : public AsyncTask {
  protected:
   Status run() override {
     auto native = std::make_shared<NativeMoeLayer>();
-    PackList list;
+    PackList list(precision);
     source.pack_into(list, precision, &native->layer);
     SMOE_RETURN_IF_ERROR(list.run(ThreadPool::process(), cancel()));
     SMOE_RETURN_IF_ERROR(native->layer.validate());

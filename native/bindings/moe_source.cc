@@ -10,9 +10,21 @@ constexpr int64_t kMaxHidden = 1 << 24;
 
 }  // namespace
 
-Activation parse_activation(napi_env env, napi_value value, const std::string& name) {
+ActivationSpec parse_activation(napi_env env, napi_value owner, const std::string& owner_name) {
   static const char* const names[] = {"silu", "gelu_tanh", "gelu_erf", "relu", "relu2", "identity"};
-  return choice<Activation>(env, value, name.c_str(), names);
+  const napi_value kind = property(env, owner, "activation", owner_name.c_str());
+  ActivationSpec spec = choice<Activation>(env, kind, (owner_name + ".activation").c_str(), names);
+  const napi_value glu = property(env, owner, "glu", owner_name.c_str());
+  if (is_nullish(env, glu)) return spec;
+  const std::string name = owner_name + ".glu";
+  const auto read = [&](const char* key, float* out) {
+    const napi_value value = property(env, glu, key, name.c_str());
+    if (!is_nullish(env, value)) *out = static_cast<float>(number(env, value, (name + "." + key).c_str()));
+  };
+  read("alpha", &spec.alpha);
+  read("limit", &spec.limit);
+  read("beta", &spec.beta);
+  return spec;
 }
 
 Precision parse_precision(napi_env env, napi_value value) {
@@ -50,7 +62,7 @@ MoeSource MoeSource::parse(napi_env env, napi_value value, const std::string& na
   MoeLayerConfig& config = source.config;
   const auto field = [&](const char* key) { return property(env, value, key, name.c_str()); };
   config.hidden = integer(env, field("hidden"), (name + ".hidden").c_str(), 1, kMaxHidden);
-  config.activation = parse_activation(env, field("activation"), name + ".activation");
+  config.activation = parse_activation(env, value, name);
   RouterArgs router = parse_router(env, field("router"), name + ".router");
   config.router = router.config;
   source.config_bias = std::move(router.model_bias);

@@ -12,7 +12,8 @@
 
 namespace smoe {
 
-Activation parse_activation(napi_env env, napi_value value, const std::string& name);
+// `owner.activation` and, optional, `owner.glu`: its parameters.
+ActivationSpec parse_activation(napi_env env, napi_value owner, const std::string& owner_name);
 Precision parse_precision(napi_env env, napi_value value);
 
 struct ExpertSource {

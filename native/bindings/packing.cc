@@ -37,7 +37,8 @@ Status PackList::run(ThreadPool& pool, const CancelFlag* cancel) {
       const Matrix& matrix = matrices_[next];
       MatrixSource source;
       SMOE_RETURN_IF_ERROR(matrix.source->matrix(&source));
-      SMOE_RETURN_IF_ERROR(allocate_packed(source.rows, source.cols, natural_format(source.dtype), matrix.out));
+      SMOE_RETURN_IF_ERROR(allocate_packed(source.rows, source.cols,
+                                           natural_format(source, precision_ == Precision::Exact), matrix.out));
       const int64_t tiles = matrix.out->tiles();
       for (int64_t first = 0; first < tiles; first += kTilesPerItem) {
         items.push_back({source, matrix.out, first, std::min(first + kTilesPerItem, tiles)});

@@ -7,11 +7,14 @@
 #include "bindings/tensor_source.h"
 #include "core/cancel.h"
 #include "core/thread_pool.h"
+#include "layer/grouped_linear.h"
 
 namespace smoe {
 
 class PackList {
  public:
+  explicit PackList(Precision precision) : precision_(precision) {}
+
   // Both pointers must stay valid until run(). Empty sources leave their target empty.
   void add(const TensorSource& source, PackedMatrix* out);
   void add(const TensorSource& source, std::vector<float>* out);
@@ -28,6 +31,7 @@ class PackList {
     const TensorSource* source;
     std::vector<float>* out;
   };
+  Precision precision_;  // codes without kernels of their own become f32 in exact, bf16 in fast
   std::vector<Matrix> matrices_;
   std::vector<Vector> vectors_;
 };

@@ -106,7 +106,7 @@ RouterObject::RouterObject(const Napi::CallbackInfo& info) : TaggedObject(info) 
       const float* bias = f32_array(env, info[2], "bias", experts);
       router->bias.assign(bias, bias + experts);
     }
-    PackList list;
+    PackList list(Precision::Exact);
     list.add(weight, &router->weight);
     throw_if_error(env, list.run(ThreadPool::process(), nullptr));
     memory_.set(env, router->weight.bytes());

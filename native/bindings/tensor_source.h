@@ -1,5 +1,5 @@
-// A weight on its way in: a slice of a mapped file, or a copy of a typed array. Parsed on the JS thread, read on the op
-// thread.
+// A weight on its way in: a slice of a mapped file, or a copy of a typed array; plain elements, or codes with one scale
+// per block, and possibly a view of what is stored. Parsed on the JS thread, read on the op thread.
 #pragma once
 
 #include <napi.h>
@@ -17,31 +17,44 @@ namespace smoe {
 
 class TensorSource {
  public:
-  // Parses a TensorSource that has exactly this shape. Offsets and sizes are checked against the file here.
+  // Parses a TensorSource that has exactly this shape. Offsets, strides and sizes are checked against the file here.
+  // Vectors must be plain.
   static TensorSource parse(napi_env env, napi_value value, const std::string& name,
                             std::initializer_list<int64_t> shape);
   // One dimension of a matrix whose shape is not known yet. Nothing else is checked.
   static int64_t rows_of(napi_env env, napi_value value, const std::string& name);
   static int64_t cols_of(napi_env env, napi_value value, const std::string& name);
 
-  bool empty() const { return rows_ == 0 && cols_ == 0; }
-  Dtype dtype() const { return dtype_; }
-  int64_t rows() const { return rows_; }
-  int64_t cols() const { return cols_; }
+  bool empty() const { return view_.rows == 0; }
+  const std::string& name() const { return name_; }
+  int64_t rows() const { return view_.rows; }
+  int64_t cols() const { return view_.cols; }
 
-  // A view on the data; a file is asked for its size first (FILE_CHANGED). Valid while this object lives.
+  // `count` rows from `first` of a matrix parsed before, or their transpose.
+  TensorSource part(int64_t first, int64_t count, bool transposed) const;
+
+  // The matrix, its data found; a file is asked for its size first (FILE_CHANGED), scales are looked at. Valid while
+  // this object or a copy of it lives.
   Status matrix(MatrixSource* out) const;
   // All elements as f32.
   Status values(std::vector<float>* out) const;
 
  private:
-  Status bytes(const void** out) const;
+  // Bytes of a file, or of a copy.
+  struct Place {
+    std::shared_ptr<MappedFile> file;
+    size_t offset = 0;
+    std::shared_ptr<Buffer> copy;
 
-  std::shared_ptr<MappedFile> file_;
-  size_t offset_ = 0;
-  Buffer copy_;
-  Dtype dtype_ = Dtype::F32;
-  int64_t rows_ = 0, cols_ = 0;  // a vector is one row
+    static Place parse(napi_env env, napi_value value, const std::string& name, size_t bytes);
+    Status find(const void** out) const;
+  };
+  void parse_view(napi_env env, napi_value value, size_t rank);
+  void parse_codes(napi_env env, napi_value value);
+
+  std::string name_;
+  Place data_, scales_;
+  MatrixSource view_;  // without its pointers; a vector is one row
 };
 
 // Parses `owner.key` into *out unless it is absent.

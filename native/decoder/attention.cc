@@ -1,5 +1,8 @@
 #include "decoder/attention.h"
 
+#include <cmath>
+
+#include "decoder/latent_attention.h"
 #include "decoder/rows.h"
 
 namespace smoe {
@@ -63,12 +66,14 @@ void attend_head(const KernelTable& kernels, const AttentionArgs& args, const fl
   const void* k = args.cache->k_panels(args.layer, kv_head);
   const void* v = args.cache->v_rows(args.layer, kv_head);
   const int64_t at = (token * config.heads + head) * config.head_dim;
+  const std::vector<float>& sinks = args.weights->sinks;
+  const float sink = sinks.empty() ? -INFINITY : sinks[static_cast<size_t>(head)];
   if (args.cache->bf16()) {
     kernels.attend_bf16(q + at, static_cast<const uint16_t*>(k), static_cast<const uint16_t*>(v), begin, end,
-                        config.head_dim, config.scale, scores, out + at);
+                        config.head_dim, config.scale, sink, scores, out + at);
   } else {
     kernels.attend_f32(q + at, static_cast<const float*>(k), static_cast<const float*>(v), begin, end, config.head_dim,
-                       config.scale, scores, out + at);
+                       config.scale, sink, scores, out + at);
   }
 }
 
@@ -96,6 +101,7 @@ void attend(const KernelTable& kernels, ThreadPool& pool, const AttentionArgs& a
 }  // namespace
 
 size_t attention_bytes(const AttentionConfig& config, int64_t hidden, int64_t tokens, int64_t end, int threads) {
+  if (config.latent.kv_rank > 0) return latent_attention_bytes(config, hidden, tokens, end, threads);
   const int64_t q = int64_t{config.heads} * config.head_dim, kv = int64_t{config.kv_heads} * config.head_dim;
   const auto floats = [](int64_t count) { return Workspace::bytes_for<float>(static_cast<size_t>(count)); };
   return 2 * floats(tokens * q) + 2 * floats(tokens * kv) + floats(threads * score_stride(end)) +
@@ -104,6 +110,7 @@ size_t attention_bytes(const AttentionConfig& config, int64_t hidden, int64_t to
 
 void attention(const KernelTable& kernels, ThreadPool& pool, const AttentionArgs& args, Workspace& workspace) {
   const AttentionConfig& config = *args.config;
+  if (config.latent.kv_rank > 0) return latent_attention(kernels, pool, args, workspace);
   const AttentionWeights& weights = *args.weights;
   const int64_t q_width = int64_t{config.heads} * config.head_dim,
                 kv_width = int64_t{config.kv_heads} * config.head_dim;

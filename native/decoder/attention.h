@@ -10,6 +10,7 @@ namespace smoe {
 struct AttentionArgs {
   const AttentionConfig* config = nullptr;
   const AttentionWeights* weights = nullptr;
+  const LatentWeights* latent_weights = nullptr;  // instead, with config->latent
   Precision precision = Precision::Fast;
   const float* x = nullptr;  // [tokens, H] normed input
   int64_t tokens = 0;

@@ -32,9 +32,9 @@ Status check_ids(const char* name, const int32_t* ids, int64_t count, int64_t vo
 Status check_args(const Decoder& decoder, const Decoder::Forward& args) {
   if (args.ids == nullptr || args.tokens <= 0) return error(Code::InvalidArgument, "ids must hold at least one token");
   if (args.cache == nullptr) return error(Code::InvalidArgument, "a KV cache is needed");
-  const AttentionConfig& attention = decoder.layers.front().attention;
-  if (args.cache->layers() != static_cast<int>(decoder.layers.size()) || args.cache->kv_heads() != attention.kv_heads ||
-      args.cache->head_dim() != attention.head_dim || args.cache->bf16() != (decoder.precision == Precision::Fast)) {
+  if (args.cache->layers() != static_cast<int>(decoder.layers.size()) ||
+      !(args.cache->shape() == decoder.layers.front().attention.cache_shape()) ||
+      args.cache->bf16() != (decoder.precision == Precision::Fast)) {
     return error(Code::InvalidArgument, "the KV cache was made for another model or precision");
   }
   SMOE_RETURN_IF_ERROR(check_ids("ids", args.ids, args.tokens, decoder.vocab));
@@ -60,6 +60,7 @@ Status forward_chunk(const Decoder& decoder, const Decoder::Forward& args, int64
     AttentionArgs attend;
     attend.config = &layer.attention;
     attend.weights = &layer.attention_weights;
+    attend.latent_weights = &layer.latent_weights;
     attend.precision = decoder.precision;
     attend.x = chunk.u;
     attend.tokens = n;
@@ -129,8 +130,7 @@ int64_t Decoder::max_experts() const {
 }
 
 KvCache Decoder::make_cache(int64_t capacity) const {
-  const AttentionConfig& attention = layers.front().attention;
-  return KvCache(static_cast<int>(layers.size()), attention.kv_heads, attention.head_dim, capacity, precision);
+  return KvCache(static_cast<int>(layers.size()), layers.front().attention.cache_shape(), capacity, precision);
 }
 
 size_t Decoder::bytes() const {
@@ -144,8 +144,9 @@ size_t Decoder::bytes() const {
     const AttentionWeights& weights = layer.attention_weights;
     total += weights.q.bytes() + weights.k.bytes() + weights.v.bytes() + weights.o.bytes();
     total += floats({&weights.q_bias, &weights.k_bias, &weights.v_bias, &weights.o_bias, &weights.q_norm,
-                     &weights.k_norm, &layer.attention.inv_freq, &layer.attention_norm.weight,
+                     &weights.k_norm, &weights.sinks, &layer.attention.inv_freq, &layer.attention_norm.weight,
                      &layer.attention_norm.bias, &layer.ffn_norm.weight, &layer.ffn_norm.bias});
+    total += layer.latent_weights.bytes();
     if (layer.moe != nullptr) total += layer.moe->bytes();
     if (layer.dense != nullptr) total += layer.dense->bytes();
   }

@@ -8,6 +8,7 @@
 #include "core/cancel.h"
 #include "core/workspace.h"
 #include "decoder/kv_cache.h"
+#include "decoder/latent.h"
 #include "layer/moe_layer.h"
 #include "layer/momentum.h"
 
@@ -37,21 +38,29 @@ struct AttentionConfig {
   int64_t window = 0;           // sliding window in tokens; 0 = all
   std::vector<float> inv_freq;  // [rotary_dim / 2], scaling already applied
   float rope_scale = 1;         // factor on cos and sin (YaRN's attention factor)
+  // With a kv_rank: latent attention, which reads heads, scale, window, inv_freq and rope_scale of the above only.
+  LatentConfig latent;
+
+  KvShape cache_shape() const {
+    return latent.kv_rank > 0 ? KvShape{1, latent.key_dim(), 0} : KvShape{kv_heads, head_dim, head_dim};
+  }
 };
 
 struct AttentionWeights {
   PackedMatrix q, k, v, o;
   std::vector<float> q_bias, k_bias, v_bias, o_bias;  // or empty
   std::vector<float> q_norm, k_norm;                  // [head_dim] or [heads*head_dim]; or empty
+  std::vector<float> sinks;                           // [heads] score of nothing at all (gpt-oss); or empty
 };
 
 struct DecoderLayer {
   NormWeights attention_norm, ffn_norm;
   AttentionConfig attention;
   AttentionWeights attention_weights;
+  LatentWeights latent_weights;          // in place of attention_weights with attention.latent
   std::unique_ptr<MoeLayer> moe;         // a MoE layer, or
   std::unique_ptr<ExpertWeights> dense;  // a dense feed-forward
-  Activation dense_activation = Activation::Silu;
+  ActivationSpec dense_activation;
   bool dense_glu = true;
 };
 

@@ -7,9 +7,9 @@ size_t dense_ffn_bytes(const ExpertWeights& weights, int64_t tokens, int threads
          expert_items_bytes(1, threads);
 }
 
-Status dense_ffn(const KernelTable& kernels, ThreadPool& pool, const ExpertWeights& weights, Activation activation,
-                 Precision precision, const float* x, int64_t tokens, float* out, const CancelFlag* cancel,
-                 Workspace& workspace) {
+Status dense_ffn(const KernelTable& kernels, ThreadPool& pool, const ExpertWeights& weights,
+                 const ActivationSpec& activation, Precision precision, const float* x, int64_t tokens, float* out,
+                 const CancelFlag* cancel, Workspace& workspace) {
   const size_t mark = workspace.used();
   const float** rows = workspace.take<const float*>(static_cast<size_t>(tokens));
   for (int64_t token = 0; token < tokens; ++token) rows[token] = x + token * weights.up.cols;

@@ -8,8 +8,8 @@ namespace smoe {
 
 size_t dense_ffn_bytes(const ExpertWeights& weights, int64_t tokens, int threads);
 // out [tokens, H] = ffn(x [tokens, H]). Takes that much from the workspace and gives it back.
-Status dense_ffn(const KernelTable& kernels, ThreadPool& pool, const ExpertWeights& weights, Activation activation,
-                 Precision precision, const float* x, int64_t tokens, float* out, const CancelFlag* cancel,
-                 Workspace& workspace);
+Status dense_ffn(const KernelTable& kernels, ThreadPool& pool, const ExpertWeights& weights,
+                 const ActivationSpec& activation, Precision precision, const float* x, int64_t tokens, float* out,
+                 const CancelFlag* cancel, Workspace& workspace);
 
 }  // namespace smoe

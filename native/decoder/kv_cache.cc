@@ -16,12 +16,8 @@ int64_t whole_panels(int64_t positions) { return (positions + kPanel - 1) / kPan
 
 }  // namespace
 
-KvCache::KvCache(int layers, int kv_heads, int head_dim, int64_t capacity, Precision precision)
-    : kv_heads_(kv_heads),
-      head_dim_(head_dim),
-      capacity_(capacity),
-      bf16_(precision == Precision::Fast),
-      stores_(static_cast<size_t>(layers)) {}
+KvCache::KvCache(int layers, KvShape shape, int64_t capacity, Precision precision)
+    : shape_(shape), capacity_(capacity), bf16_(precision == Precision::Fast), stores_(static_cast<size_t>(layers)) {}
 
 size_t KvCache::bytes() const {
   size_t total = 0;
@@ -29,8 +25,8 @@ size_t KvCache::bytes() const {
   return total;
 }
 
-size_t KvCache::head_bytes(const Store& store) const {
-  return static_cast<size_t>(store.reserved) * static_cast<size_t>(head_dim_) * (bf16_ ? 2 : 4);
+size_t KvCache::head_bytes(int64_t positions, int dim) const {
+  return static_cast<size_t>(positions) * static_cast<size_t>(dim) * (bf16_ ? 2 : 4);
 }
 
 Status KvCache::reserve(int64_t length) {
@@ -49,21 +45,25 @@ Status KvCache::reserve(int64_t length) {
 Status KvCache::grow(Store* store, int64_t reserved) const {
   Store grown;
   grown.reserved = reserved;
-  size_t row = 0, bytes = 0;
-  if (!checked_product(static_cast<size_t>(reserved), static_cast<size_t>(head_dim_) * (bf16_ ? 2 : 4), &row) ||
-      !checked_product(row, static_cast<size_t>(kv_heads_), &bytes)) {
-    return error(Code::OutOfMemory, "a KV cache of %lld positions is too large", static_cast<long long>(reserved));
-  }
-  SMOE_RETURN_IF_ERROR(grown.k.allocate(bytes));
-  SMOE_RETURN_IF_ERROR(grown.v.allocate(bytes));
+  const int64_t used = std::min(whole_panels(length_), store->reserved);
   // Panels and rows are both ordered by position, so a head's used part is one run of bytes.
-  const size_t used =
-      static_cast<size_t>(std::min(whole_panels(length_), store->reserved)) * (head_bytes(grown) / grown.reserved);
-  for (int head = 0; head < kv_heads_ && used > 0; ++head) {
-    const size_t to = head_bytes(grown) * head, from = head_bytes(*store) * head;
-    std::memcpy(grown.k.as<unsigned char>() + to, store->k.as<unsigned char>() + from, used);
-    std::memcpy(grown.v.as<unsigned char>() + to, store->v.as<unsigned char>() + from, used);
-  }
+  const auto move = [&](const Buffer& from, int dim, Buffer* to) {
+    size_t row = 0, bytes = 0;
+    if (!checked_product(static_cast<size_t>(reserved), static_cast<size_t>(dim) * (bf16_ ? 2 : 4), &row) ||
+        !checked_product(row, static_cast<size_t>(shape_.kv_heads), &bytes)) {
+      return error(Code::OutOfMemory, "a KV cache of %lld positions is too large", static_cast<long long>(reserved));
+    }
+    if (bytes == 0) return Status();
+    SMOE_RETURN_IF_ERROR(to->allocate(bytes));
+    for (int head = 0; head < shape_.kv_heads && used > 0; ++head) {
+      std::memcpy(to->as<unsigned char>() + head_bytes(reserved, dim) * static_cast<size_t>(head),
+                  from.as<unsigned char>() + head_bytes(store->reserved, dim) * static_cast<size_t>(head),
+                  head_bytes(used, dim));
+    }
+    return Status();
+  };
+  SMOE_RETURN_IF_ERROR(move(store->k, shape_.key_dim, &grown.k));
+  SMOE_RETURN_IF_ERROR(move(store->v, shape_.value_dim, &grown.v));
   *store = std::move(grown);
   return Status();
 }
@@ -73,14 +73,11 @@ void KvCache::truncate(int64_t length) { length_ = std::clamp<int64_t>(length, 0
 void KvCache::put(int layer, int64_t position, const float* k, const float* v) {
   Store& store = stores_[static_cast<size_t>(layer)];
   const auto write = [&](auto* keys, auto* values, auto convert) {
-    for (int head = 0; head < kv_heads_; ++head, k += head_dim_, v += head_dim_) {
-      const int64_t base = head * store.reserved * head_dim_;
-      auto* panel = keys + base + position / kPanel * kPanel * head_dim_ + position % kPanel;
-      auto* row = values + base + position * head_dim_;
-      for (int d = 0; d < head_dim_; ++d) {
-        panel[d * kPanel] = convert(k[d]);
-        row[d] = convert(v[d]);
-      }
+    for (int head = 0; head < shape_.kv_heads; ++head, k += shape_.key_dim, v += shape_.value_dim) {
+      auto* panel = keys + (head * store.reserved + position / kPanel * kPanel) * shape_.key_dim + position % kPanel;
+      auto* row = values + (head * store.reserved + position) * shape_.value_dim;
+      for (int d = 0; d < shape_.key_dim; ++d) panel[d * kPanel] = convert(k[d]);
+      for (int d = 0; d < shape_.value_dim; ++d) row[d] = convert(v[d]);
     }
   };
   if (bf16_)
@@ -91,12 +88,12 @@ void KvCache::put(int layer, int64_t position, const float* k, const float* v) {
 
 const void* KvCache::k_panels(int layer, int kv_head) const {
   const Store& store = stores_[static_cast<size_t>(layer)];
-  return store.k.as<unsigned char>() + head_bytes(store) * static_cast<size_t>(kv_head);
+  return store.k.as<unsigned char>() + head_bytes(store.reserved, shape_.key_dim) * static_cast<size_t>(kv_head);
 }
 
 const void* KvCache::v_rows(int layer, int kv_head) const {
   const Store& store = stores_[static_cast<size_t>(layer)];
-  return store.v.as<unsigned char>() + head_bytes(store) * static_cast<size_t>(kv_head);
+  return store.v.as<unsigned char>() + head_bytes(store.reserved, shape_.value_dim) * static_cast<size_t>(kv_head);
 }
 
 }  // namespace smoe

@@ -4,31 +4,11 @@
 #include <cmath>
 #include <numeric>
 
+#include "decoder/reference_attention.h"
 #include "layer/reference.h"
 
 namespace smoe::reference {
 namespace {
-
-using Rows = std::vector<std::vector<double>>;  // [T][width]
-
-std::vector<double> linear(const PackedMatrix& weight, const std::vector<float>& bias, const std::vector<double>& x) {
-  std::vector<double> y(static_cast<size_t>(weight.rows), 0);
-  std::vector<float> row(static_cast<size_t>(weight.cols));
-  for (size_t n = 0; n < y.size(); ++n) {
-    unpack_row(weight, static_cast<int64_t>(n), row.data());
-    for (size_t k = 0; k < row.size(); ++k) y[n] += static_cast<double>(row[k]) * x[k];
-    if (!bias.empty()) y[n] += bias[n];
-  }
-  return y;
-}
-
-// RMS norm of x[at, at + width) in place.
-void rms(const std::vector<float>& weight, double eps, size_t at, size_t width, std::vector<double>* x) {
-  double sum = 0;
-  for (size_t i = at; i < at + width; ++i) sum += (*x)[i] * (*x)[i];
-  const double factor = 1 / std::sqrt(sum / static_cast<double>(width) + eps);
-  for (size_t i = 0; i < width; ++i) (*x)[at + i] *= factor * weight[i];
-}
 
 std::vector<double> normed(const NormWeights& norm, std::vector<double> x) {
   if (norm.kind == NormKind::Rms) {
@@ -45,64 +25,14 @@ std::vector<double> normed(const NormWeights& norm, std::vector<double> x) {
   return x;
 }
 
-void prepare_heads(const AttentionConfig& config, const std::vector<float>& norm, size_t position, bool rotate,
-                   std::vector<double>* x) {
-  const size_t dim = static_cast<size_t>(config.head_dim), half = config.inv_freq.size();
-  if (config.qk_norm == QkNorm::Full && rotate) rms(norm, config.qk_norm_eps, 0, x->size(), x);
-  for (size_t at = 0; at < x->size() && config.qk_norm == QkNorm::PerHead && rotate; at += dim)
-    rms(norm, config.qk_norm_eps, at, dim, x);
-  if (config.clip_qkv > 0)
-    for (double& value : *x) value = std::clamp<double>(value, -config.clip_qkv, config.clip_qkv);
-  for (size_t at = 0; at < x->size() && rotate; at += dim) {
-    for (size_t i = 0; i < half; ++i) {
-      const double angle = static_cast<double>(position) * config.inv_freq[i], factor = config.rope_scale;
-      const double a = (*x)[at + i], b = (*x)[at + half + i];
-      (*x)[at + i] = factor * (a * std::cos(angle) - b * std::sin(angle));
-      (*x)[at + half + i] = factor * (b * std::cos(angle) + a * std::sin(angle));
-    }
-  }
-}
-
-Rows attention(const AttentionConfig& config, const AttentionWeights& weights, const Rows& x) {
-  const size_t tokens = x.size(), dim = static_cast<size_t>(config.head_dim), heads = static_cast<size_t>(config.heads);
-  const size_t group = heads / static_cast<size_t>(config.kv_heads), window = static_cast<size_t>(config.window);
-  Rows q(tokens), k(tokens), v(tokens), out(tokens);
-  for (size_t t = 0; t < tokens; ++t) {
-    q[t] = linear(weights.q, weights.q_bias, x[t]);
-    k[t] = linear(weights.k, weights.k_bias, x[t]);
-    v[t] = linear(weights.v, weights.v_bias, x[t]);
-    prepare_heads(config, weights.q_norm, t, true, &q[t]);
-    prepare_heads(config, weights.k_norm, t, true, &k[t]);
-    prepare_heads(config, {}, t, false, &v[t]);
-    std::vector<double> mixed(heads * dim, 0);
-    for (size_t head = 0; head < heads; ++head) {
-      const size_t kv = head / group * dim;
-      const size_t first = window > 0 && t + 1 > window ? t + 1 - window : 0;
-      std::vector<double> score;
-      for (size_t j = first; j <= t; ++j) {
-        double dot = 0;
-        for (size_t i = 0; i < dim; ++i) dot += q[t][head * dim + i] * k[j][kv + i];
-        score.push_back(dot * config.scale);
-      }
-      const double top = *std::max_element(score.begin(), score.end());
-      double sum = 0;
-      for (double& value : score) sum += value = std::exp(value - top);
-      for (size_t j = first; j <= t; ++j)
-        for (size_t i = 0; i < dim; ++i) mixed[head * dim + i] += score[j - first] / sum * v[j][kv + i];
-    }
-    out[t] = linear(weights.o, weights.o_bias, mixed);
-  }
-  return out;
-}
-
 std::vector<double> dense(const DecoderLayer& layer, const std::vector<double>& x) {
   const ExpertWeights& weights = *layer.dense;
   std::vector<double> h = linear(weights.up, weights.up_bias, x);
   if (weights.gate.empty()) {
-    for (double& unit : h) unit = activate(layer.dense_activation, unit);
+    for (double& unit : h) unit = activate(layer.dense_activation.kind, unit);
   } else {
     const std::vector<double> gate = linear(weights.gate, weights.gate_bias, x);
-    for (size_t i = 0; i < h.size(); ++i) h[i] *= activate(layer.dense_activation, gate[i]);
+    for (size_t i = 0; i < h.size(); ++i) h[i] = glu(layer.dense_activation, gate[i], h[i]);
   }
   return linear(weights.down, weights.down_bias, h);
 }
@@ -210,7 +140,7 @@ Pass decoder(const Decoder& model, const std::vector<int32_t>& ids) {
   int moe_index = 0;
   for (const DecoderLayer& layer : model.layers) {
     for (size_t t = 0; t < tokens; ++t) u[t] = normed(layer.attention_norm, x[t]);
-    const Rows attended = attention(layer.attention, layer.attention_weights, u);
+    const Rows attended = attention(layer, u);
     for (size_t t = 0; t < tokens; ++t) {
       for (size_t i = 0; i < h; ++i) x[t][i] += attended[t][i];
       std::vector<double> input = normed(layer.ffn_norm, x[t]);

@@ -10,13 +10,14 @@ namespace {
 // read in runs long enough for the hardware prefetcher.
 constexpr int64_t kBlock = 256;
 
-void load_bf16(const unsigned char* source, Dtype dtype, int64_t count, uint16_t* out) {
-  if (dtype == Dtype::BF16) {
-    std::memcpy(out, source, static_cast<size_t>(count) * 2);
+void load_bf16(const MatrixSource& source, int64_t row, int64_t col, int64_t count, uint16_t* out) {
+  if (source.coding == Coding::Plain && source.dtype == Dtype::BF16 && source.col_stride == 1) {
+    const auto* base = static_cast<const unsigned char*>(source.data);
+    std::memcpy(out, base + static_cast<size_t>(source.index(row, col)) * 2, static_cast<size_t>(count) * 2);
     return;
   }
   float values[kBlock];
-  to_f32(source, dtype, static_cast<size_t>(count), values);
+  read_elements(source, row, col, count, values);
   for (int64_t i = 0; i < count; ++i) out[i] = f32_to_bf16(values[i]);
 }
 
@@ -25,14 +26,11 @@ void load_bf16(const unsigned char* source, Dtype dtype, int64_t count, uint16_t
 void pack_tile(const MatrixSource& source, int64_t tile, unsigned char* out) {
   const int64_t first_row = tile * kTileRows;
   const int64_t valid_rows = std::min<int64_t>(kTileRows, source.rows - first_row);
-  const size_t element = dtype_bytes(source.dtype);
-  const unsigned char* base = static_cast<const unsigned char*>(source.data);
   uint16_t staged[kTileRows][kBlock] = {};  // padding rows stay zero
   for (int64_t k = 0; k < source.cols; k += kBlock) {
     const int64_t count = std::min(kBlock, source.cols - k);
     for (int64_t r = 0; r < valid_rows; ++r) {
-      load_bf16(base + static_cast<size_t>((first_row + r) * source.cols + k) * element, source.dtype, count,
-                staged[r]);
+      load_bf16(source, first_row + r, k, count, staged[r]);
       if (count % 2 != 0) staged[r][count] = 0;  // odd only in the last block, which is then shorter than kBlock
     }
     for (int64_t c = 0; c < (count + 1) / 2; ++c, out += 64) {

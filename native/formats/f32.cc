@@ -13,14 +13,11 @@ constexpr int64_t kBlock = 128;  // as in bf16.cc: 8 KiB staged
 void pack_tile(const MatrixSource& source, int64_t tile, unsigned char* out) {
   const int64_t first_row = tile * kTileRows;
   const int64_t valid_rows = std::min<int64_t>(kTileRows, source.rows - first_row);
-  const size_t element = dtype_bytes(source.dtype);
-  const unsigned char* base = static_cast<const unsigned char*>(source.data);
   float staged[kTileRows][kBlock] = {};  // padding rows stay zero
   for (int64_t k = 0; k < source.cols; k += kBlock) {
     const int64_t count = std::min(kBlock, source.cols - k);
     for (int64_t r = 0; r < valid_rows; ++r) {
-      to_f32(base + static_cast<size_t>((first_row + r) * source.cols + k) * element, source.dtype,
-             static_cast<size_t>(count), staged[r]);
+      read_elements(source, first_row + r, k, count, staged[r]);
     }
     for (int64_t c = 0; c < count; ++c, out += 64) {
       float chunk[kTileRows];

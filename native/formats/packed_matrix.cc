@@ -17,6 +17,18 @@ const char* weight_format_name(WeightFormat format) {
 
 WeightFormat natural_format(Dtype dtype) { return dtype == Dtype::BF16 ? WeightFormat::BF16 : WeightFormat::F32; }
 
+WeightFormat natural_format(const MatrixSource& source, bool exact) {
+  switch (source.coding) {
+    case Coding::Plain:
+      return natural_format(source.dtype);
+    case Coding::F8E4M3:
+      return exact ? WeightFormat::F32 : WeightFormat::BF16;
+    case Coding::Mxfp4:
+      return WeightFormat::BF16;
+  }
+  return WeightFormat::F32;
+}
+
 Status allocate_packed(int64_t rows, int64_t cols, WeightFormat format, PackedMatrix* out) {
   // 2^40 keeps the roundings below from overflowing; the product is checked on its own.
   constexpr int64_t kMaxSide = int64_t{1} << 40;
@@ -53,7 +65,8 @@ void pack_tiles(const MatrixSource& source, PackedMatrix* out, int64_t first_til
 }
 
 Status pack(const MatrixSource& source, WeightFormat format, PackedMatrix* out) {
-  if (source.dtype != Dtype::F32 && source.dtype != Dtype::F16 && source.dtype != Dtype::BF16) {
+  if (source.coding == Coding::Plain && source.dtype != Dtype::F32 && source.dtype != Dtype::F16 &&
+      source.dtype != Dtype::BF16) {
     return error(Code::DtypeMismatch, "a weight matrix must be f32, f16 or bf16, got %s", dtype_name(source.dtype));
   }
   PackedMatrix matrix;

@@ -12,6 +12,7 @@
 
 #include "core/buffer.h"
 #include "core/dtype.h"
+#include "formats/matrix_source.h"
 
 namespace smoe {
 
@@ -36,16 +37,12 @@ struct PackedMatrix {
   bool empty() const { return rows == 0; }
 };
 
-// A row-major [rows, cols] matrix in caller memory (a mapped file or a JS buffer).
-struct MatrixSource {
-  const void* data = nullptr;  // need not be aligned
-  Dtype dtype = Dtype::F32;    // F32, F16 or BF16
-  int64_t rows = 0, cols = 0;
-};
-
 // The format a stored dtype is kept in: BF16 stays BF16; F16 and F32 become F32 (an f16 value is not
 // exact in bf16).
 WeightFormat natural_format(Dtype dtype);
+// The same for codes: MXFP4 values are exact in BF16 (two significant bits and a power of two). E4M3 values times a
+// scale are not: F32 where `exact` is asked for, BF16 elsewhere. A format with kernels of its own would be chosen here.
+WeightFormat natural_format(const MatrixSource& source, bool exact);
 
 // Allocates `out` and packs `source` into it. F32 source to BF16 format rounds to nearest even.
 Status pack(const MatrixSource& source, WeightFormat format, PackedMatrix* out);

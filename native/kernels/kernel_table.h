@@ -6,11 +6,24 @@
 // beside it nor on the number of threads.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 namespace smoe {
 
 enum class Activation : int { Silu = 0, GeluTanh = 1, GeluErf = 2, Relu = 3, Relu2 = 4, Identity = 5 };
+
+// What lies between the projections of a feed-forward. Gated: act(min(g, limit)) * (clamp(u, +-limit) + beta), where
+// Silu is x * sigmoid(alpha * x): (1, infinity, 0) is SwiGLU, (1.702, 7, 1) that of gpt-oss. Plain: act(u).
+struct ActivationSpec {
+  Activation kind = Activation::Silu;
+  float alpha = 1;         // other than 1 with Silu only
+  float limit = INFINITY;  // above 0
+  float beta = 0;
+
+  ActivationSpec(Activation activation = Activation::Silu) : kind(activation) {}
+  bool plain() const { return alpha == 1 && limit == INFINITY && beta == 0; }
+};
 
 // The residual step after the MoE output y of one layer (specs: MomentumSMoE, arXiv 2410.14574).
 //   Update     out = y
@@ -72,8 +85,8 @@ struct KernelTable {
   //   rows past the matrix are zero and every activation maps 0 to 0 (their bias must be 0). In the bf16 form an odd
   //   count writes the zero half of its last pair; in the f32 form exactly `count` columns are touched.
   //   unit: a multiple of 16; m is also the stride of x; x_bf16: pack as bf16 pairs, else floats
-  void (*glu)(const float* tile, const float* bias_gate, const float* bias_up, Activation act, int m, int count,
-              int64_t unit, void* x, bool x_bf16);
+  void (*glu)(const float* tile, const float* bias_gate, const float* bias_up, const ActivationSpec& act, int m,
+              int count, int64_t unit, void* x, bool x_bf16);
   void (*mlp)(const float* tile, const float* bias, Activation act, int m, int count, int64_t unit, void* x,
               bool x_bf16);
 
@@ -96,10 +109,16 @@ struct KernelTable {
 
   // --- attention, one (token, head). K cache in 16-key panels [ceil(n/16)][head_dim][16], V cache [n][head_dim].
   // f32 caches in exact, bf16 caches in fast. scores: scratch of ceil(n/16)*16 floats. Keys [begin, end) take part.
+  // sink: a further score that takes its share of the softmax and has no value; -infinity for none.
   void (*attend_f32)(const float* q, const float* k_panels, const float* v, int64_t begin, int64_t end,
-                     int64_t head_dim, float scale, float* scores, float* out);
+                     int64_t head_dim, float scale, float sink, float* scores, float* out);
   void (*attend_bf16)(const float* q, const uint16_t* k_panels, const uint16_t* v, int64_t begin, int64_t end,
-                      int64_t head_dim, float scale, float* scores, float* out);
+                      int64_t head_dim, float scale, float sink, float* scores, float* out);
+  // Multi-head latent attention: panels [ceil(n/16)][key_dim][16], whose first value_dim elements are the values too.
+  void (*attend_latent_f32)(const float* q, const float* panels, int64_t begin, int64_t end, int64_t key_dim,
+                            int64_t value_dim, float scale, float* scores, float* out);
+  void (*attend_latent_bf16)(const float* q, const uint16_t* panels, int64_t begin, int64_t end, int64_t key_dim,
+                             int64_t value_dim, float scale, float* scores, float* out);
 
   // --- routing and output rows
   void (*softmax)(const float* x, int64_t n, float* out);  // out may alias x; max-subtracted

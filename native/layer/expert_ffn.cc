@@ -1,5 +1,6 @@
 #include "layer/expert_ffn.h"
 
+#include <cmath>
 #include <cstring>
 
 #include "layer/row_blocks.h"
@@ -80,7 +81,7 @@ void run_up(const KernelTable& kernels, const ExpertFfnArgs& args, const Item& i
                     unit, h, h_bf16);
       } else {
         tile_fn(weights.up.tile(index), nullptr, x, weights.up.chunks(), m, tile);
-        kernels.mlp(tile, bias_at(weights.up_bias, unit), args.activation, m, count, unit, h, h_bf16);
+        kernels.mlp(tile, bias_at(weights.up_bias, unit), args.activation.kind, m, count, unit, h, h_bf16);
       }
     }
   }
@@ -194,6 +195,24 @@ Status validate_expert(const ExpertWeights& expert, int64_t hidden, bool glu, co
   SMOE_RETURN_IF_ERROR(check_bias("gate bias", expert.gate_bias, width));
   SMOE_RETURN_IF_ERROR(check_bias("up bias", expert.up_bias, width));
   return check_bias("down bias", expert.down_bias, hidden);
+}
+
+Status validate_activation(const ActivationSpec& activation, bool glu, const char* name) {
+  if (static_cast<int>(activation.kind) < 0 || activation.kind > Activation::Identity) {
+    return error(Code::InvalidSpec, "%s activation: unknown kind %d", name, static_cast<int>(activation.kind));
+  }
+  if (!std::isfinite(activation.alpha) || !std::isfinite(activation.beta) || !(activation.limit > 0)) {
+    return error(Code::InvalidSpec, "%s activation needs finite alpha and beta and a limit above 0, got %g, %g and %g",
+                 name, static_cast<double>(activation.alpha), static_cast<double>(activation.beta),
+                 static_cast<double>(activation.limit));
+  }
+  if (!glu && !activation.plain()) {
+    return error(Code::InvalidSpec, "%s has no gate: alpha, limit and beta need one", name);
+  }
+  if (activation.alpha != 1 && activation.kind != Activation::Silu) {
+    return error(Code::InvalidSpec, "%s activation: alpha belongs to silu alone", name);
+  }
+  return Status();
 }
 
 size_t expert_group_bytes(const ExpertWeights& weights, int64_t rows) {

@@ -26,6 +26,9 @@ struct ExpertWeights {
 // Refuses shapes that do not agree with each other or with `hidden`; `name` begins the message.
 Status validate_expert(const ExpertWeights& expert, int64_t hidden, bool glu, const char* name);
 
+// Refuses parameters that no activation has, or that a plain MLP (glu false) does not take; `name` begins the message.
+Status validate_activation(const ActivationSpec& activation, bool glu, const char* name);
+
 // Rows for one expert: inputs by pointer (no gather copy), outputs to consecutive rows.
 struct ExpertGroup {
   const ExpertWeights* weights = nullptr;
@@ -42,7 +45,7 @@ struct ExpertFfnArgs {
   ExpertGroup* groups = nullptr;
   int64_t count = 0;
   bool same_input = false;  // every group has the one same unscaled row (one token): it is packed once
-  Activation activation = Activation::Silu;
+  ActivationSpec activation;
   Precision precision = Precision::Fast;
   const CancelFlag* cancel = nullptr;
 };

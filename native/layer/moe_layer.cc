@@ -116,6 +116,7 @@ Status MoeLayer::validate() const {
                  static_cast<long long>(config.router.experts), static_cast<long long>(e));
   }
   SMOE_RETURN_IF_ERROR(smoe::validate(config.router));
+  SMOE_RETURN_IF_ERROR(validate_activation(config.activation, config.glu, "expert"));
   if (config.router.k > kMaxSlots) {
     return error(Code::InvalidSpec, "router k must be at most %d, got %d", kMaxSlots, config.router.k);
   }

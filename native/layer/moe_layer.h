@@ -17,7 +17,7 @@ namespace smoe {
 
 struct MoeLayerConfig {
   int64_t hidden = 0;
-  Activation activation = Activation::Silu;
+  ActivationSpec activation;
   bool glu = true;
   Precision precision = Precision::Fast;
   RouterConfig router;

@@ -28,7 +28,7 @@ void affine(const PackedMatrix& weight, const std::vector<float>& bias, const st
   }
 }
 
-void expert(const ExpertWeights& weights, Activation act, bool bf16_rows, const float* input, double scale,
+void expert(const ExpertWeights& weights, const ActivationSpec& act, bool bf16_rows, const float* input, double scale,
             std::vector<double>* y, std::vector<double>* y_abs) {
   const bool bf16_x = bf16_rows && weights.up.format == WeightFormat::BF16;
   const bool bf16_h = bf16_rows && weights.down.format == WeightFormat::BF16;
@@ -41,15 +41,15 @@ void expert(const ExpertWeights& weights, Activation act, bool bf16_rows, const 
   std::vector<double> h(up.size()), h_abs(up.size());
   if (weights.gate.empty()) {
     for (size_t i = 0; i < h.size(); ++i) {
-      h[i] = activate(act, up[i]);
-      h_abs[i] = 1.2 * up_abs[i] * (act == Activation::Relu2 ? 2 * up_abs[i] + 1 : 1);
+      h[i] = activate(act.kind, up[i]);
+      h_abs[i] = 1.2 * up_abs[i] * (act.kind == Activation::Relu2 ? 2 * up_abs[i] + 1 : 1);
     }
   } else {
     affine(weights.gate, weights.gate_bias, x, x_abs, &gate, &gate_abs);
     for (size_t i = 0; i < h.size(); ++i) {
-      h[i] = activate(act, gate[i]) * up[i];
-      // |act(g)| <= |g| and |act'| <= 1.2 for every activation used with a gate
-      h_abs[i] = 1.2 * gate_abs[i] * up_abs[i] + 1e-30;
+      h[i] = glu(act, gate[i], up[i]);
+      // |act(g)| <= |g| and |act'| <= 1.2 for every activation used with a gate; bounds do not stretch
+      h_abs[i] = 1.2 * gate_abs[i] * (up_abs[i] + std::fabs(act.beta)) + 1e-30;
     }
   }
   for (double& unit : h) unit = rounded(unit, bf16_h);

@@ -50,7 +50,7 @@ void check(const KvCache& cache, int64_t length) {
 
 TEST_CASE("keys lie in panels and survive growth") {
   for (const Precision precision : {Precision::Exact, Precision::Fast}) {
-    KvCache cache(kLayers, kHeads, kDim, 1001, precision);
+    KvCache cache(kLayers, {kHeads, kDim, kDim}, 1001, precision);
     CHECK(cache.bytes() == 0);
     CHECK(cache.bf16() == (precision == Precision::Fast));
     for (int64_t position = 0; position < 1001; ++position) {
@@ -64,8 +64,32 @@ TEST_CASE("keys lie in panels and survive growth") {
   }
 }
 
+TEST_CASE("keys and values of different sizes, and keys alone") {
+  for (const int value_dim : {kDim - 2, 0}) {
+    KvCache cache(1, {kHeads, kDim, value_dim}, 700, Precision::Exact);
+    for (int64_t position = 0; position < 700; ++position) {
+      REQUIRE(cache.reserve(position + 1).ok());
+      float k[kHeads * kDim], v[kHeads * kDim];
+      for (int i = 0; i < kHeads * kDim; ++i) k[i] = static_cast<float>(position * 100 + i), v[i] = -k[i];
+      cache.put(0, position, k, value_dim > 0 ? v : nullptr);
+      cache.set_length(position + 1);
+    }
+    for (int64_t position = 0; position < 700; ++position) {
+      for (int head = 0; head < kHeads; ++head) {
+        const auto* keys = static_cast<const float*>(cache.k_panels(0, head));
+        for (int d = 0; d < kDim; ++d)
+          REQUIRE(keys[(position / 16 * kDim + d) * 16 + position % 16] == position * 100 + head * kDim + d);
+        const auto* values = static_cast<const float*>(cache.v_rows(0, head));
+        for (int d = 0; d < value_dim; ++d)
+          REQUIRE(values[position * value_dim + d] == -static_cast<float>(position * 100 + head * value_dim + d));
+      }
+    }
+    CHECK(cache.bytes() == sizeof(float) * kHeads * (kDim + value_dim) * 704);
+  }
+}
+
 TEST_CASE("capacity is kept and truncation only shortens") {
-  KvCache cache(kLayers, kHeads, kDim, 20, Precision::Exact);
+  KvCache cache(kLayers, {kHeads, kDim, kDim}, 20, Precision::Exact);
   CHECK(cache.reserve(21).code() == Code::ContextOverflow);
   REQUIRE(cache.reserve(20).ok());
   for (int64_t position = 0; position < 20; ++position)
@@ -81,7 +105,7 @@ TEST_CASE("capacity is kept and truncation only shortens") {
 }
 
 TEST_CASE("a cache that cannot be allocated keeps what it has") {
-  KvCache cache(kLayers, kHeads, kDim, int64_t{1} << 46, Precision::Exact);
+  KvCache cache(kLayers, {kHeads, kDim, kDim}, int64_t{1} << 46, Precision::Exact);
   REQUIRE(cache.reserve(3).ok());
   for (int layer = 0; layer < kLayers; ++layer)
     for (int64_t position = 0; position < 3; ++position) put(cache, layer, position);

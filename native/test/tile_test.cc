@@ -1,6 +1,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -196,14 +197,26 @@ TEST_CASE("packing interleaves rows, scales them, rounds to nearest even and zer
 }
 
 TEST_CASE("glu and mlp write activated units in packed form and touch nothing else") {
-  const Activation activations[] = {Activation::Silu, Activation::GeluTanh, Activation::GeluErf,
-                                    Activation::Relu, Activation::Relu2,    Activation::Identity};
+  std::vector<ActivationSpec> activations = {Activation::Silu, Activation::GeluTanh, Activation::GeluErf,
+                                             Activation::Relu, Activation::Relu2,    Activation::Identity};
+  const size_t plain = activations.size();
+  for (const auto& [alpha, limit, beta] :
+       {std::array{1.702f, 0.7f, 1.0f}, {1.0f, 0.4f, 0.0f}, {1.0f, INFINITY, 0.5f}, {2.0f, INFINITY, 0.0f}}) {
+    activations.push_back(Activation::Silu);
+    activations.back().alpha = alpha;
+    activations.back().limit = limit;
+    activations.back().beta = beta;
+  }
+  activations.push_back(Activation::Relu2);
+  activations.back().limit = 0.5f;
   const std::vector<float> bias = random_values(32, 9);
-  for (Activation act : activations) {
+  for (size_t index = 0; index < activations.size(); ++index) {
+    const ActivationSpec& act = activations[index];
     for (int m = 1; m <= kernels()->max_rows; ++m) {
       const std::vector<float> tile = random_values(static_cast<size_t>(m) * kOutStride, 10);
       for (int count : {16, 15, 9, 2, 1}) {
         for (int form = 0; form < 8; ++form) {
+          if (index >= plain && (form & 1) == 0) continue;  // parameters are for gated experts
           const bool glu = (form & 1) != 0, bf16 = (form & 2) != 0, biased = (form & 4) != 0;
           constexpr int64_t unit = 16;  // the second tile's units
           const int columns = bf16 ? (count + 1) / 2 * 2 : count;
@@ -213,7 +226,7 @@ TEST_CASE("glu and mlp write activated units in packed form and touch nothing el
           if (glu) {
             kernels()->glu(tile.data(), b0, b1, act, m, count, unit, packed.words.data(), bf16);
           } else {
-            kernels()->mlp(tile.data(), b0, act, m, count, unit, packed.words.data(), bf16);
+            kernels()->mlp(tile.data(), b0, act.kind, m, count, unit, packed.words.data(), bf16);
           }
           int wrong = 0;
           for (int r = 0; r < m; ++r) {
@@ -223,8 +236,9 @@ TEST_CASE("glu and mlp write activated units in packed form and touch nothing el
                 // The kernel's own first step in f32, so that what is compared is the activation alone.
                 const float gate = tile[static_cast<size_t>(r * kOutStride + c)] + (biased ? b0[c] : 0.0f);
                 const float up = tile[static_cast<size_t>(r * kOutStride + 16 + c)] + (biased ? b1[c] : 0.0f);
-                expected = reference::activate(act, gate) * (glu ? up : 1.0f);
-                scale = std::max(1.0, std::fabs(static_cast<double>(gate))) * (glu ? std::fabs(up) : 1.0f);
+                expected = glu ? reference::glu(act, gate, up) : reference::activate(act.kind, gate);
+                scale = std::max(1.0, std::fabs(static_cast<double>(gate)));
+                if (glu) scale *= std::fabs(up) + act.beta;
               }
               float got;
               if (bf16) {
@@ -239,7 +253,7 @@ TEST_CASE("glu and mlp write activated units in packed form and touch nothing el
               wrong += !(std::fabs(got - expected) <= bound);
             }
           }
-          CAPTURE(static_cast<int>(act));
+          CAPTURE(index);
           CAPTURE(m);
           CAPTURE(count);
           CAPTURE(form);

@@ -15,6 +15,9 @@ struct TinyOptions {
   NormKind norm = NormKind::Rms;
   int64_t window = 0;
   float clip = 0;
+  bool sinks = false;
+  LatentConfig latent;  // with a kv_rank: instead of the heads above
+  ActivationSpec activation;
   const char* pattern = "mdm";  // one letter per layer: m MoE, d dense
   MomentumSpec momentum;
   WeightFormat format = WeightFormat::BF16;
@@ -77,6 +80,7 @@ class TinyDecoder {
     auto moe = std::make_unique<MoeLayer>();
     moe->config.hidden = kHidden;
     moe->config.precision = options_.precision;
+    moe->config.activation = options_.activation;
     moe->config.router.experts = kExperts;
     moe->config.router.k = 2;
     moe->config.router.norm_p = 1;
@@ -98,10 +102,24 @@ class TinyDecoder {
     config.scale = 1 / std::sqrt(static_cast<float>(config.head_dim));
     config.window = options_.window;
     config.clip_qkv = options_.clip;
-    for (int i = 0; i < options_.rotary_half; ++i)
-      config.inv_freq.push_back(std::pow(100.0f, -static_cast<float>(i) / static_cast<float>(options_.rotary_half)));
+    config.latent = options_.latent;
+    const int half = config.latent.kv_rank > 0 ? config.latent.rope_dim / 2 : options_.rotary_half;
+    for (int i = 0; i < half; ++i)
+      config.inv_freq.push_back(std::pow(100.0f, -static_cast<float>(i) / static_cast<float>(half)));
+    if (config.latent.kv_rank > 0)
+      layer.latent_weights = latent(config);
+    else
+      layer.attention_weights = ordinary(config);
+    layer.dense_activation = options_.activation;
+    if (experts)
+      layer.moe = moe();
+    else
+      layer.dense = std::make_unique<ExpertWeights>(expert());
+    return layer;
+  }
+  AttentionWeights ordinary(const AttentionConfig& config) {
     const int64_t q = int64_t{config.heads} * config.head_dim, kv = int64_t{config.kv_heads} * config.head_dim;
-    AttentionWeights& weights = layer.attention_weights;
+    AttentionWeights weights;
     weights.q = map(q, kHidden);
     weights.k = map(kv, kHidden);
     weights.v = map(kv, kHidden);
@@ -115,16 +133,53 @@ class TinyDecoder {
       weights.q_norm = vector(full ? q : config.head_dim, 0.1f, 1);
       weights.k_norm = vector(full ? kv : config.head_dim, 0.1f, 1);
     }
-    if (experts)
-      layer.moe = moe();
-    else
-      layer.dense = std::make_unique<ExpertWeights>(expert());
-    return layer;
+    if (options_.sinks) weights.sinks = vector(config.heads, 1);
+    return weights;
+  }
+  LatentWeights latent(const AttentionConfig& config) {
+    const LatentConfig& shape = config.latent;
+    LatentWeights weights;
+    if (shape.q_rank > 0) {
+      weights.q_a = map(shape.q_rank, kHidden);
+      weights.q_a_bias = bias(shape.q_rank);
+      weights.q_norm = vector(shape.q_rank, 0.1f, 1);
+    }
+    weights.q_b = map(config.heads * (shape.nope_dim + shape.rope_dim), shape.q_rank > 0 ? shape.q_rank : kHidden);
+    weights.kv_a = map(shape.key_dim(), kHidden);
+    weights.kv_a_bias = bias(shape.key_dim());
+    weights.kv_norm = vector(shape.kv_rank, 0.1f, 1);
+    for (int head = 0; head < config.heads; ++head) {
+      weights.key_up.push_back(map(shape.kv_rank, shape.nope_dim));
+      weights.value_up.push_back(map(shape.v_dim, shape.kv_rank));
+    }
+    weights.o = map(kHidden, config.heads * shape.v_dim);
+    weights.o_bias = bias(kHidden);
+    return weights;
   }
 
   TinyOptions options_;
   std::mt19937 engine_;
 };
+
+// Sizes of which none is a multiple of a vector; the values are narrower than the keys.
+inline LatentConfig tiny_latent() {
+  LatentConfig latent;
+  latent.q_rank = 18;
+  latent.kv_rank = 21;
+  latent.nope_dim = 10;
+  latent.rope_dim = 6;
+  latent.v_dim = 9;
+  return latent;
+}
+
+// The clamped and shifted SwiGLU of gpt-oss, with a limit that units of these sizes reach.
+inline ActivationSpec tiny_clamped() {
+  ActivationSpec activation;
+  activation.alpha = 1.702f;
+  activation.limit = 0.9f;
+  activation.beta = 1;
+  return activation;
+}
 
 inline Decoder tiny(const TinyOptions& options) { return TinyDecoder(options).build(); }
 

@@ -138,7 +138,7 @@ const refusals: [string, Record<string, unknown>, string, RegExp][] = [
     'unknown model_type',
     { model_type: 'gpt9' },
     'UNSUPPORTED_ARCHITECTURE',
-    /'gpt9'.*mixtral, olmoe, qwen2_moe, qwen3_moe/,
+    /'gpt9'.*deepseek_v2, deepseek_v3, gpt_oss, mixtral, olmoe, qwen2_moe, qwen3_moe/,
   ],
   [
     'no model_type',
@@ -146,7 +146,7 @@ const refusals: [string, Record<string, unknown>, string, RegExp][] = [
     'INVALID_CONFIG',
     /model_type in .* must be a string, got undefined/,
   ],
-  ['quantized', { quantization_config: {} }, 'UNSUPPORTED_ARCHITECTURE', /quantization_config/],
+  ['quantized', { quantization_config: { quant_method: 'awq' } }, 'UNSUPPORTED_ARCHITECTURE', /'awq'/],
   ['unknown activation', { hidden_act: 'mish' }, 'UNSUPPORTED_ARCHITECTURE', /hidden_act 'mish'/],
   [
     'dynamic rope',

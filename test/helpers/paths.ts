@@ -8,3 +8,4 @@ export const plainModel = path.join(root, 'test', 'fixtures', 'models', 'smoe-wi
 export const momentumModel = path.join(root, 'examples', 'momentum-wikitext')
 export const slice = path.join(root, 'examples', 'wikitext-2-slice.txt')
 export const testSplit = path.join(root, 'test', 'fixtures', 'wikitext-2', 'test.txt')
+export const quantized = (name: string) => path.join(root, 'test', 'fixtures', 'quantized', name)

@@ -1,5 +1,5 @@
 import type { RouterSpec } from '../../router/spec'
-import type { FeedForwardNames } from '../architecture'
+import type { FeedForwardNames, FusedExperts } from '../architecture'
 
 /** Decoder layers of every family here. */
 export function layerPrefix(index: number): string {
@@ -17,8 +17,12 @@ export function projections(prefix: string, width: number): FeedForwardNames {
 }
 
 /** Names under which transformers 5 keeps the experts of a layer fused: [E, 2I, H] (gate rows first) and [E, H, I]. */
-export function fusedNames(prefix: string): { gateUp: string; down: string } {
-  return { gateUp: `${prefix}mlp.experts.gate_up_proj`, down: `${prefix}mlp.experts.down_proj` }
+export function fusedNames(prefix: string): FusedExperts {
+  return {
+    layout: 'halves',
+    gateUp: `${prefix}mlp.experts.gate_up_proj`,
+    down: `${prefix}mlp.experts.down_proj`,
+  }
 }
 
 /** softmax over all experts, the k largest, divided by their sum or not. */

@@ -60,8 +60,9 @@ inline void k_mix_tail(const float* weights, const T* v, int64_t begin, int64_t 
   v_store_n(out, acc, n);
 }
 
-// scores -> softmax weights, in place, over whole panels [first, last): lanes outside [begin, end) become 0.
-inline void k_softmax_panels(int64_t begin, int64_t end, float* scores) {
+// scores -> softmax weights, in place, over whole panels [first, last): lanes outside [begin, end) become 0. A sink of
+// -infinity weighs exactly 0, so that without one the bits are those of a softmax that knows of none.
+inline void k_softmax_panels(int64_t begin, int64_t end, float sink, float* scores) {
   const int64_t first = begin / 16 * 16, last = (end + 15) / 16 * 16;
   const V none = v_set(-INFINITY);
   float* const head = scores + first;
@@ -69,10 +70,10 @@ inline void k_softmax_panels(int64_t begin, int64_t end, float* scores) {
   float* const tail = scores + last - 16;
   v_store(tail, v_first_lanes(static_cast<int>(end - (last - 16)), v_load(tail), none));
 
-  V top = none;
+  V top = v_set(sink);
   for (int64_t i = first; i < last; i += 16) top = v_max(top, v_load(scores + i));
   const V maximum = v_set(v_max_lane(top));
-  V sum = v_zero();
+  V sum = v_first_lanes(1, v_exp_or_zero(v_sub(v_set(sink), maximum)), v_zero());
   for (int64_t i = first; i < last; i += 16) {
     const V e = v_exp_or_zero(v_sub(v_load(scores + i), maximum));
     v_store(scores + i, e);
@@ -82,20 +83,26 @@ inline void k_softmax_panels(int64_t begin, int64_t end, float* scores) {
   for (int64_t i = first; i < last; i += 16) v_store(scores + i, v_div(v_load(scores + i), total));
 }
 
+// Softmax weights of keys [begin, end), which are not none, into `scores`.
+template <class T>
+inline void k_weigh_keys(const float* q, const T* panels, int64_t begin, int64_t end, int64_t key_dim, float scale,
+                         float sink, float* scores) {
+  const V factor = v_set(scale);
+  const int64_t last = (end + 15) / 16, panel = key_dim * 16;
+  int64_t p = begin / 16;
+  for (; p + 4 <= last; p += 4) k_score_panels<4>(q, panels + p * panel, key_dim, factor, scores + 16 * p);
+  for (; p < last; ++p) k_score_panels<1>(q, panels + p * panel, key_dim, factor, scores + 16 * p);
+  k_softmax_panels(begin, end, sink, scores);
+}
+
 template <class T>
 inline void k_attend(const float* q, const T* k_panels, const T* v, int64_t begin, int64_t end, int64_t head_dim,
-                     float scale, float* scores, float* out) {
+                     float scale, float sink, float* scores, float* out) {
   if (begin >= end) {
     for (int64_t d = 0; d < head_dim; ++d) out[d] = 0.0f;
     return;
   }
-  const V factor = v_set(scale);
-  const int64_t last = (end + 15) / 16, panel = head_dim * 16;
-  int64_t p = begin / 16;
-  for (; p + 4 <= last; p += 4) k_score_panels<4>(q, k_panels + p * panel, head_dim, factor, scores + 16 * p);
-  for (; p < last; ++p) k_score_panels<1>(q, k_panels + p * panel, head_dim, factor, scores + 16 * p);
-
-  k_softmax_panels(begin, end, scores);
+  k_weigh_keys(q, k_panels, begin, end, head_dim, scale, sink, scores);
 
 #if defined(__AVX512F__)
   constexpr int kBlock = 8;  // of 32 registers
@@ -112,13 +119,13 @@ inline void k_attend(const float* q, const T* k_panels, const T* v, int64_t begi
 }
 
 void k_attend_f32(const float* q, const float* k_panels, const float* v, int64_t begin, int64_t end, int64_t head_dim,
-                  float scale, float* scores, float* out) {
-  k_attend(q, k_panels, v, begin, end, head_dim, scale, scores, out);
+                  float scale, float sink, float* scores, float* out) {
+  k_attend(q, k_panels, v, begin, end, head_dim, scale, sink, scores, out);
 }
 
 void k_attend_bf16(const float* q, const uint16_t* k_panels, const uint16_t* v, int64_t begin, int64_t end,
-                   int64_t head_dim, float scale, float* scores, float* out) {
-  k_attend(q, k_panels, v, begin, end, head_dim, scale, scores, out);
+                   int64_t head_dim, float scale, float sink, float* scores, float* out) {
+  k_attend(q, k_panels, v, begin, end, head_dim, scale, sink, scores, out);
 }
 
 }  // namespace

@@ -27,8 +27,19 @@ inline void store_units(V* units, int rows, int row, int m, int count, int64_t u
 
 inline V load_bias(const float* bias, int count) { return bias != nullptr ? v_load_n(bias, count) : v_zero(); }
 
-void k_glu(const float* tile, const float* bias_gate, const float* bias_up, smoe::Activation act, int m, int count,
-           int64_t unit, void* x, bool x_bf16) {
+// Constants come first in min and max so that NaN passes. With gate and up 0 the unit is 0 whatever the parameters.
+inline V bounded_unit(const smoe::ActivationSpec& act, V gate, V up) {
+  const V limit = v_set(act.limit);
+  gate = v_min(limit, gate);
+  up = v_max(v_sub(v_zero(), limit), v_min(limit, up));
+  const V activated =
+      act.alpha == 1.0f ? v_activate(act.kind, gate) : v_mul(gate, v_sigmoid(v_mul(v_set(act.alpha), gate)));
+  return v_mul(activated, v_add(up, v_set(act.beta)));
+}
+
+template <bool kPlain>
+void glu_rows(const float* tile, const float* bias_gate, const float* bias_up, const smoe::ActivationSpec& act, int m,
+              int count, int64_t unit, void* x, bool x_bf16) {
   const V gate_bias = load_bias(bias_gate, count), up_bias = load_bias(bias_up, count);
   for (int row = 0; row < m; row += 4) {
     const int rows = m - row < 4 ? m - row : 4;
@@ -36,9 +47,18 @@ void k_glu(const float* tile, const float* bias_gate, const float* bias_up, smoe
     for (int i = 0; i < rows; ++i) {
       const float* result = tile + (row + i) * smoe::kOutStride;
       const V gate = v_add(v_load(result), gate_bias), up = v_add(v_load(result + 16), up_bias);
-      units[i] = v_mul(v_activate(act, gate), up);
+      units[i] = kPlain ? v_mul(v_activate(act.kind, gate), up) : bounded_unit(act, gate, up);
     }
     store_units(units, rows, row, m, count, unit, x, x_bf16);
+  }
+}
+
+void k_glu(const float* tile, const float* bias_gate, const float* bias_up, const smoe::ActivationSpec& act, int m,
+           int count, int64_t unit, void* x, bool x_bf16) {
+  if (act.plain()) {
+    glu_rows<true>(tile, bias_gate, bias_up, act, m, count, unit, x, x_bf16);
+  } else {
+    glu_rows<false>(tile, bias_gate, bias_up, act, m, count, unit, x, x_bf16);
   }
 }
 

@@ -38,4 +38,11 @@ double activate(Activation act, double x) {
   return x;
 }
 
+double glu(const ActivationSpec& act, double gate, double up) {
+  gate = std::fmin(gate, act.limit);
+  up = std::fmax(-act.limit, std::fmin(up, act.limit));
+  const double activated = act.alpha == 1 ? activate(act.kind, gate) : gate / (1 + std::exp(-act.alpha * gate));
+  return activated * (up + act.beta);
+}
+
 }  // namespace smoe::reference

@@ -12,5 +12,6 @@ namespace smoe::reference {
 void linear(const float* w, int64_t rows, int64_t cols, const float* x, int64_t m, double* y, double* magnitude);
 
 double activate(Activation act, double x);
+double glu(const ActivationSpec& act, double gate, double up);
 
 }  // namespace smoe::reference

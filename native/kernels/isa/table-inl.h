@@ -11,6 +11,7 @@
 #include "kernels/isa/probe-inl.h"
 
 #include "kernels/attention/attention-inl.h"
+#include "kernels/attention/latent-inl.h"
 #include "kernels/combine/combine-inl.h"
 #include "kernels/norm/norm-inl.h"
 #include "kernels/route/score-inl.h"
@@ -19,10 +20,32 @@ namespace smoe {
 
 extern const KernelTable SMOE_ISA_TABLE;
 const KernelTable SMOE_ISA_TABLE = {
-    SMOE_ISA_NAME, kMaxRows,     k_tile_bf16_exact, k_tile_bf16_fast, k_tile_f32, k_pack_rows_f32, k_pack_rows_bf16,
-    k_glu,         k_mlp,        k_combine,         k_axpy,           k_rms_norm, k_layer_norm,    k_add,
-    k_rotate,      k_round_bf16, k_attend_f32,      k_attend_bf16,    k_softmax,  k_sigmoid,       k_log_sum_exp,
-    k_probe_read,  k_probe_fma,  k_probe_bf16,
+    SMOE_ISA_NAME,
+    kMaxRows,
+    k_tile_bf16_exact,
+    k_tile_bf16_fast,
+    k_tile_f32,
+    k_pack_rows_f32,
+    k_pack_rows_bf16,
+    k_glu,
+    k_mlp,
+    k_combine,
+    k_axpy,
+    k_rms_norm,
+    k_layer_norm,
+    k_add,
+    k_rotate,
+    k_round_bf16,
+    k_attend_f32,
+    k_attend_bf16,
+    k_attend_latent_f32,
+    k_attend_latent_bf16,
+    k_softmax,
+    k_sigmoid,
+    k_log_sum_exp,
+    k_probe_read,
+    k_probe_fma,
+    k_probe_bf16,
 };
 
 }  // namespace smoe

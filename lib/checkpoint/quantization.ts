@@ -1,0 +1,46 @@
+import { type ConfigReader, unsupported } from './config'
+import type { TensorEntry } from './safetensors'
+
+/** How a checkpoint says its weights are coded; what a tensor really is, its dtype and its name tell. */
+export type Quantization = { method: 'fp8'; block: readonly [number, number] } | { method: 'mxfp4' }
+
+/** Codes under one MXFP4 scale. */
+export const mxfp4Group = 32
+
+/**
+ * Reads quantization_config. Activation schemes are not asked for: weights alone are decoded, activations keep the
+ * precision of the model. `modules_to_not_convert` needs no reading either, since these modules' tensors are plain.
+ * @throws SmoeError ERR_SMOE_UNSUPPORTED_ARCHITECTURE naming the method
+ */
+export function readQuantization(config: ConfigReader): Quantization | undefined {
+  const fields = config.object('quantization_config')
+  if (fields === undefined) return undefined
+  const method = fields.string('quant_method')
+  if (method === 'mxfp4') return { method }
+  if (method !== 'fp8') {
+    throw unsupported(`quant_method '${method}' in ${fields.file} is not supported; known: fp8, mxfp4`)
+  }
+  const format = fields.string('fmt', 'e4m3')
+  if (format !== 'e4m3') throw unsupported(`fmt '${format}' in ${fields.file} is not supported; known: e4m3`)
+  const block = fields.counts('weight_block_size', [])
+  if (block.length === 0) {
+    throw unsupported(
+      `quant_method 'fp8' without weight_block_size in ${fields.file} is not supported: scales of whole tensors`,
+    )
+  }
+  const [rows = 0, columns = 0] = block
+  if (block.length !== 2 || rows === 0 || columns === 0) {
+    throw fields.fail('weight_block_size', 'two sizes above 0', block)
+  }
+  return { method, block: [rows, columns] }
+}
+
+/** Name of the scales beside an FP8 matrix. They are multiplied, whatever the name says. */
+export const scaleName = (weight: string): string => `${weight}_scale_inv`
+
+/** Weights that a stored tensor stands for: two per byte of MXFP4 codes, none in scales. */
+export function weightCount({ name, dtype, shape }: Pick<TensorEntry, 'name' | 'dtype' | 'shape'>): number {
+  if (name.endsWith('_scale_inv') || (dtype === 'U8' && name.endsWith('_scales'))) return 0
+  const elements = shape.reduce((product, size) => product * size, 1)
+  return dtype === 'U8' && name.endsWith('_blocks') ? 2 * elements : elements
+}
