@@ -6,13 +6,8 @@
 namespace smoe {
 
 const char* weight_format_name(WeightFormat format) {
-  switch (format) {
-    case WeightFormat::F32:
-      return "f32";
-    case WeightFormat::BF16:
-      return "bf16";
-  }
-  return "unknown";
+  static const char* const names[] = {"f32", "bf16", "w8", "w4", "w4c", "w3", "w2", "w1", "wn", "t2", "t5", "f8"};
+  return names[static_cast<int>(format)];
 }
 
 WeightFormat natural_format(Dtype dtype) { return dtype == Dtype::BF16 ? WeightFormat::BF16 : WeightFormat::F32; }
@@ -48,6 +43,8 @@ void pack_tiles(const MatrixSource& source, PackedMatrix* out, int64_t first_til
       case WeightFormat::BF16:
         bf16_format::pack_tile(source, tile, target);
         break;
+      default:
+        break;
     }
   }
 }
@@ -72,6 +69,8 @@ void unpack_row(const PackedMatrix& matrix, int64_t row, float* out) {
       break;
     case WeightFormat::BF16:
       bf16_format::unpack_row(tile, row_in_tile, matrix.cols, out);
+      break;
+    default:
       break;
   }
 }

@@ -15,7 +15,7 @@
 
 namespace smoe {
 
-enum class WeightFormat : int { F32 = 0, BF16 = 1 };
+enum class WeightFormat : int { F32 = 0, BF16 = 1, W8, W4, W4C, W3, W2, W1, WN, T2, T5, F8 };
 const char* weight_format_name(WeightFormat format);
 
 constexpr int kTileRows = 16;
