@@ -1,4 +1,5 @@
-// From tile results to activated hidden units, written straight into the packed form that the down projection reads.
+// From tile results to activated hidden units, written straight into the packed form that the down projection
+// reads, or as rows where packing needs a whole row's maximum first.
 #pragma once
 
 #include "kernels/experts/pack-inl.h"
@@ -7,9 +8,14 @@
 
 namespace {
 
-inline void store_units(V* units, int rows, int row, int m, int count, int64_t unit, void* x, bool x_bf16) {
+inline void store_units(V* units, int rows, int row, int m, int count, int64_t unit, void* x, smoe::UnitForm form,
+                        int64_t stride) {
   float* base = static_cast<float*>(x);
-  if (!x_bf16) {
+  if (form == smoe::UnitForm::Rows) {
+    for (int i = 0; i < rows; ++i) v_store_n(base + (row + i) * stride + unit, units[i], count);
+    return;
+  }
+  if (form == smoe::UnitForm::F32) {
     interleave(units, rows, count, m, base + unit * m + row);
     return;
   }
@@ -39,7 +45,7 @@ inline V bounded_unit(const smoe::ActivationSpec& act, V gate, V up) {
 
 template <bool kPlain>
 void glu_rows(const float* tile, const float* bias_gate, const float* bias_up, const smoe::ActivationSpec& act, int m,
-              int count, int64_t unit, void* x, bool x_bf16) {
+              int count, int64_t unit, void* x, smoe::UnitForm form, int64_t stride) {
   const V gate_bias = load_bias(bias_gate, count), up_bias = load_bias(bias_up, count);
   for (int row = 0; row < m; row += 4) {
     const int rows = m - row < 4 ? m - row : 4;
@@ -49,21 +55,21 @@ void glu_rows(const float* tile, const float* bias_gate, const float* bias_up, c
       const V gate = v_add(v_load(result), gate_bias), up = v_add(v_load(result + 16), up_bias);
       units[i] = kPlain ? v_mul(v_activate(act.kind, gate), up) : bounded_unit(act, gate, up);
     }
-    store_units(units, rows, row, m, count, unit, x, x_bf16);
+    store_units(units, rows, row, m, count, unit, x, form, stride);
   }
 }
 
 void k_glu(const float* tile, const float* bias_gate, const float* bias_up, const smoe::ActivationSpec& act, int m,
-           int count, int64_t unit, void* x, bool x_bf16) {
+           int count, int64_t unit, void* x, smoe::UnitForm form, int64_t stride) {
   if (act.plain()) {
-    glu_rows<true>(tile, bias_gate, bias_up, act, m, count, unit, x, x_bf16);
+    glu_rows<true>(tile, bias_gate, bias_up, act, m, count, unit, x, form, stride);
   } else {
-    glu_rows<false>(tile, bias_gate, bias_up, act, m, count, unit, x, x_bf16);
+    glu_rows<false>(tile, bias_gate, bias_up, act, m, count, unit, x, form, stride);
   }
 }
 
 void k_mlp(const float* tile, const float* bias, smoe::Activation act, int m, int count, int64_t unit, void* x,
-           bool x_bf16) {
+           smoe::UnitForm form, int64_t stride) {
   const V unit_bias = load_bias(bias, count);
   for (int row = 0; row < m; row += 4) {
     const int rows = m - row < 4 ? m - row : 4;
@@ -71,7 +77,7 @@ void k_mlp(const float* tile, const float* bias, smoe::Activation act, int m, in
     for (int i = 0; i < rows; ++i) {
       units[i] = v_activate(act, v_add(v_load(tile + (row + i) * smoe::kOutStride), unit_bias));
     }
-    store_units(units, rows, row, m, count, unit, x, x_bf16);
+    store_units(units, rows, row, m, count, unit, x, form, stride);
   }
 }
 
