@@ -22,7 +22,7 @@ function matches(text, pattern) {
 }
 
 // ---- C++: a folder may include itself and what stands to its left.
-const nativeOrder = ['core', 'formats', 'kernels', 'layer', 'decoder', 'prepare', 'bindings']
+const nativeOrder = ['core', 'cuda', 'formats', 'kernels', 'layer', 'decoder', 'prepare', 'bindings']
 const apart = ['test', 'bench'] // may include everything; nothing includes them
 const native = path.join(root, 'native')
 
@@ -53,7 +53,7 @@ function checkInclude(file, from, line, included) {
 }
 
 let includes = 0
-for (const file of filesBelow(native, ['.cc', '.h', '.def'])) {
+for (const file of filesBelow(native, ['.cc', '.h', '.def', '.cu', '.cuh'])) {
   const from = path.relative(native, file).split(path.sep)[0]
   if (!apart.includes(from) && !nativeOrder.includes(from))
     refuse(file, 1, `native/${from} has no place in the order`)

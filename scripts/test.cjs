@@ -9,12 +9,8 @@ const { guard, inRoot, setup, step, root } = require('./setup.cjs')
 const args = process.argv.slice(2)
 const only = args.find((arg) => arg === '--native' || arg === '--js')
 const jestArgs = args.filter((arg) => arg !== only)
-const binary = inRoot(
-  'build',
-  'native',
-  'test',
-  process.platform === 'win32' ? 'smoe_tests.exe' : 'smoe_tests',
-)
+const binary = (name) =>
+  inRoot('build', 'native', 'test', process.platform === 'win32' ? `${name}.exe` : name)
 
 /** The instruction sets that native/test/CMakeLists.txt registers, through ctest's own list. */
 function registered() {
@@ -25,23 +21,27 @@ function registered() {
   return tests.map(({ name }) => /^native\.(\w+)$/.exec(name)?.[1]).filter(Boolean)
 }
 
-function nativeTests() {
-  const isas = registered()
-  const results = isas.map((isa) => {
-    step(`C++ tests, ${isa}`)
-    const child = spawnSync(binary, ['--no-colors'], {
-      cwd: root,
-      env: { ...process.env, SMOE_ISA: isa },
-      encoding: 'utf8',
-      maxBuffer: 2 ** 28,
-    })
-    const output = `${child.stdout ?? ''}${child.stderr ?? ''}`
-    const result = doctestResult({ status: child.status, output })
-    if (result.failed > 0) console.log(`${output}\n(exit ${child.signal ?? child.status})`)
-    else if (child.status === SKIPPED) console.log(`skipped: this CPU lacks ${isa}`)
-    else console.log(`${result.passed} test cases passed`)
-    return { name: `native.${isa}`, ...result }
+function runDoctest(name, file, env) {
+  step(`C++ tests, ${name}`)
+  const child = spawnSync(file, ['--no-colors'], {
+    cwd: root,
+    env: { ...process.env, ...env },
+    encoding: 'utf8',
+    maxBuffer: 2 ** 28,
   })
+  const output = `${child.stdout ?? ''}${child.stderr ?? ''}`
+  const result = doctestResult({ status: child.status, output })
+  if (result.failed > 0) console.log(`${output}\n(exit ${child.signal ?? child.status})`)
+  else if (child.status === SKIPPED) console.log(`skipped: this CPU lacks ${name}`)
+  else console.log(`${result.passed} test cases passed`)
+  return { name: `native.${name}`, ...result }
+}
+
+function nativeTests() {
+  const results = registered().map((isa) => runDoctest(isa, binary('smoe_tests'), { SMOE_ISA: isa }))
+  // The CUDA kernels in emulation; not built on Windows.
+  const emulated = binary('smoe_cuda_emu_tests')
+  if (fs.existsSync(emulated)) results.push(runDoctest('cuda_emu', emulated, {}))
   return results.length > 0 ? results : [{ name: 'native', passed: 0, failed: 1, skipped: 0 }]
 }
 

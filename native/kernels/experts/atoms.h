@@ -1,0 +1,63 @@
+// Packed weights of the CUDA kernels: 512-byte atoms in the order of mma A fragments (specs/cuda-kernels.md 2.1). A
+// bf16 atom is 16 rows x 16 columns; lane l owns bytes [16 l, 16 l + 16), which are its registers a0..a3. Memory order
+// is [expert][row block of 16][atom along K]. Rows and columns past the matrix are zero.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "cuda/fragments.h"
+
+namespace smoe::cu {
+
+constexpr int kAtomRows = 16, kAtomCols = 16, kAtomElements = kAtomRows * kAtomCols;
+
+SMOE_HD constexpr int64_t atoms_along(int64_t k) { return (k + kAtomCols - 1) / kAtomCols; }
+
+// Gate and up rows of a GLU expert share a block, 8 + 8: accumulator rows g and g + 8 of a lane are then gate and up of
+// one feature.
+SMOE_HD constexpr int64_t glu_row_blocks(int64_t width) { return (width + 7) / 8; }
+SMOE_HD constexpr int64_t row_blocks(int64_t rows) { return (rows + kAtomRows - 1) / kAtomRows; }
+
+// element(row, k) of one row block, for all its atoms. Pure; out has atoms_along(k) * 256 elements.
+template <class Element>
+void pack_row_block(int64_t k, Element element, bf16* out) {
+  for (int64_t atom = 0; atom < atoms_along(k); ++atom) {
+    for (int lane = 0; lane < 32; ++lane) {
+      for (int i = 0; i < 8; ++i) {
+        const auto at = a16_element(lane, i / 2, i % 2);
+        const int64_t col = atom * kAtomCols + at.col;
+        *out++ = col < k ? element(at.row, col) : bf16{0};
+      }
+    }
+  }
+}
+
+// One expert. gate, up: [width, hidden]; appended to `out`.
+inline void pack_gate_up(const bf16* gate, const bf16* up, int64_t width, int64_t hidden, std::vector<bf16>* out) {
+  for (int64_t block = 0; block < glu_row_blocks(width); ++block) {
+    const size_t begin = out->size();
+    out->resize(begin + static_cast<size_t>(atoms_along(hidden) * kAtomElements));
+    const auto element = [&](int row, int64_t col) {
+      const int64_t feature = block * 8 + row % 8;
+      return feature < width ? (row < 8 ? gate : up)[feature * hidden + col] : bf16{0};
+    };
+    pack_row_block(hidden, element, out->data() + begin);
+  }
+}
+
+// down: [hidden, width].
+inline void pack_down(const bf16* down, int64_t hidden, int64_t width, std::vector<bf16>* out) {
+  for (int64_t block = 0; block < row_blocks(hidden); ++block) {
+    const size_t begin = out->size();
+    out->resize(begin + static_cast<size_t>(atoms_along(width) * kAtomElements));
+    const auto element = [&](int row, int64_t col) {
+      const int64_t feature = block * kAtomRows + row;
+      return feature < hidden ? down[feature * width + col] : bf16{0};
+    };
+    pack_row_block(width, element, out->data() + begin);
+  }
+}
+
+}  // namespace smoe::cu

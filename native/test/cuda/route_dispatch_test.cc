@@ -1,0 +1,349 @@
+// K1 against the CPU backend: logits against double, then route_token() and dispatch() on the kernel's own logits, so
+// that selection is compared exactly but for keys that the two exponentials round apart.
+#include "kernels/route/route_dispatch.cuh"
+
+#include "emu_test.h"
+#include "kernels/dispatch/dispatch.h"
+
+using namespace smoe;
+using namespace smoe::cu;
+using namespace smoe::cu::test;
+template <class T>
+using Array = emu::Buffer<T>;
+
+namespace {
+
+struct Case {
+  int tokens, experts, hidden;
+  RouterConfig config;
+  unsigned seed;
+  bool bad_rows;  // NaN and infinity among the inputs
+};
+
+struct Result {
+  std::vector<float> logits, weights;
+  std::vector<int32_t> ids, count, offset, active, position;
+  std::vector<uint64_t> mask;
+  int active_count;
+};
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
+}
+
+template <class T>
+std::vector<T> convert(const std::vector<float>& values) {
+  std::vector<T> out;
+  for (const float v : values) {
+    if constexpr (sizeof(T) == 2) {
+      out.push_back(to_bf16(v));
+    } else {
+      out.push_back(v);
+    }
+  }
+  return out;
+}
+
+float widen(float v) { return v; }
+float widen(bf16 v) { return to_float(v); }
+
+template <class W, class X>
+struct Inputs {
+  std::vector<W> w;
+  std::vector<X> x;
+  std::vector<float> router_bias, select_bias;
+
+  explicit Inputs(const Case& c) {
+    const size_t e = static_cast<size_t>(c.experts), h = static_cast<size_t>(c.hidden);
+    w = convert<W>(random_floats(e * h, c.seed, 1 / std::sqrt(static_cast<float>(h))));
+    auto rows = random_floats(static_cast<size_t>(c.tokens) * h, c.seed + 1);
+    if (c.bad_rows) {
+      for (size_t i = 0; i < rows.size(); i += 3 * h) rows[i] = NAN;
+    }
+    x = convert<X>(rows);
+    router_bias = random_floats(e, c.seed + 2, 0.1f);
+    select_bias = random_floats(e, c.seed + 3, 0.1f);
+  }
+};
+
+template <class W, class X>
+Result run(const Case& c, const Inputs<W, X>& in, const Run& mode, uint64_t seed = 1) {
+  emu::Device device;
+  device.options = options_of(mode, seed);
+  const size_t e = static_cast<size_t>(c.experts), t = static_cast<size_t>(c.tokens),
+               k = static_cast<size_t>(c.config.k);
+  const int splits = route_splits(c.experts, c.hidden);
+  auto w = Array<W>::constant(device, in.w, "w");
+  auto router_bias = Array<float>::constant(device, in.router_bias, "router bias");
+  auto select_bias = Array<float>::constant(device, in.select_bias, "select bias");
+  Array<X> x(device, in.x, "x");
+  Array<int32_t> num_tokens(device, std::vector<int32_t>{c.tokens}, "num_tokens");
+  Array<float> partials(device, static_cast<size_t>(splits) * 64 * e, "partials");
+  Array<uint32_t> tickets(device, std::vector<uint32_t>(9, 0), "tickets");
+  Array<int32_t> ids(device, t * k, "ids"), count(device, t, "count"), offset(device, e + 1, "offset");
+  Array<int32_t> active(device, std::vector<int32_t>(e, -7), "active"), active_count(device, 1, "active_count");
+  Array<int32_t> position(device, t * k, "position");
+  Array<float> row_weight(device, t * k, "row weights");
+  Array<float> weights(device, t * k, "weights"), logits(device, t * e, "logits");
+  Array<uint64_t> mask(device, e, "mask");
+  RouteDispatchArgs<W, X> args{};
+  args.x = x.data();
+  args.w = w.data();
+  args.router_bias = router_bias.data();
+  args.select_bias = select_bias.data();
+  args.num_tokens = num_tokens.data();
+  args.hidden = c.hidden;
+  args.splits = splits;
+  args.config = c.config;
+  args.partials = partials.data();
+  args.tickets = tickets.data();
+  args.ids = ids.data();
+  args.weights = weights.data();
+  args.count = count.data();
+  args.logits = logits.data();
+  args.plan = {mask.data(), offset.data(), active.data(), active_count.data(), position.data(), row_weight.data()};
+  for (int replay = 0; replay < 2; ++replay) {
+    launch(&device, {route_blocks(c.experts, splits), kRouteThreads, route_shared_bytes(c.experts), true},
+           &route_dispatch<W, X>, args);
+  }
+  REQUIRE_MESSAGE(device.report().ok(), device.report().text());
+  for (const uint32_t ticket : tickets.download()) REQUIRE(ticket == 0);
+  REQUIRE(ids.unwritten_bytes() + weights.unwritten_bytes() + offset.unwritten_bytes() + mask.unwritten_bytes() == 0);
+  return {logits.download(), weights.download(),  ids.download(),  count.download(),          offset.download(),
+          active.download(), position.download(), mask.download(), active_count.download()[0]};
+}
+
+// f32 accumulation of `hidden` products in up to six parts each, warps and splits; parts below 2^-24 are left out.
+template <class W, class X>
+void check_logits(const Case& c, const Inputs<W, X>& in, const Result& result) {
+  const double bound = (c.hidden + 64) * std::ldexp(1.0, -24) + std::ldexp(1.0, -22);
+  for (int t = 0; t < c.tokens; ++t) {
+    if (c.bad_rows && t % 3 == 0) continue;
+    for (int e = 0; e < c.experts; ++e) {
+      double sum = in.router_bias[e], magnitude = std::fabs(sum);
+      for (int h = 0; h < c.hidden; ++h) {
+        const double product = static_cast<double>(widen(in.w[e * c.hidden + h])) * widen(in.x[t * c.hidden + h]);
+        sum += product;
+        magnitude += std::fabs(product);
+      }
+      REQUIRE(close(result.logits[t * c.experts + e], sum, bound * magnitude));
+    }
+  }
+}
+
+double key_of(const Case& c, const float* logits, const float* bias, int e) {
+  double top = -INFINITY, sum = 0;
+  for (int i = 0; i < c.experts; ++i) top = std::fmax(top, logits[i]);
+  for (int i = 0; i < c.experts; ++i) sum += std::exp(logits[i] - top);
+  double score = logits[e];
+  if (c.config.score == ScoreFn::Softmax) score = std::exp(logits[e] - top) / sum;
+  if (c.config.score == ScoreFn::Sigmoid) score = 1 / (1 + std::exp(-logits[e]));
+  return score + (c.config.has_bias ? bias[e] : 0);
+}
+
+void check_routing(const Case& c, const std::vector<float>& select_bias, const Result& result) {
+  const int k = c.config.k;
+  std::vector<float> scratch(2 * static_cast<size_t>(c.experts)), weights(static_cast<size_t>(k));
+  std::vector<int32_t> ids(static_cast<size_t>(k));
+  for (int t = 0; t < c.tokens; ++t) {
+    const float* const logits = result.logits.data() + t * c.experts;
+    int32_t count = 0;
+    route_token(*kernels(), c.config, logits, select_bias.data(), scratch.data(), ids.data(), weights.data(), &count);
+    REQUIRE(result.count[t] == count);
+    bool same = true;
+    for (int j = 0; j < k; ++j) {
+      const int got = result.ids[t * k + j];
+      if (got == ids[j]) continue;
+      same = false;
+      // Different orders only where keys agree to rounding; group choices then differ too and are not comparable.
+      REQUIRE((got >= 0 && ids[j] >= 0));
+      const double a = key_of(c, logits, select_bias.data(), got), b = key_of(c, logits, select_bias.data(), ids[j]);
+      REQUIRE(close(a, b, 1e-5 * (std::fabs(a) + std::fabs(b))));
+    }
+    for (int j = 0; j < k && same; ++j) {
+      // Both sides: exponentials within 2^-22, a sum of up to E terms, f32 rounding of the quotient.
+      REQUIRE(close(result.weights[t * k + j], weights[j], 4e-6 * std::fabs(weights[j]) + 1e-37));
+    }
+  }
+}
+
+void check_dispatch(const Case& c, const Result& result) {
+  const int k = c.config.k;
+  std::vector<int32_t> offsets(static_cast<size_t>(c.experts) + 1), token(static_cast<size_t>(c.tokens * k) + 1);
+  std::vector<int32_t> slot(token.size()), position(token.size());
+  Dispatch plan{0, offsets.data(), token.data(), slot.data(), position.data()};
+  dispatch(result.ids.data(), c.tokens, k, c.experts, &plan);
+  REQUIRE(result.offset == offsets);
+  for (int i = 0; i < c.tokens * k; ++i) REQUIRE(result.position[i] == position[i]);
+  int active = 0;
+  for (int e = 0; e < c.experts; ++e) {
+    uint64_t mask = 0;
+    for (int i = offsets[e]; i < offsets[e + 1]; ++i) mask |= uint64_t{1} << token[i];
+    REQUIRE(result.mask[e] == mask);
+    if (mask != 0) REQUIRE(result.active[active++] == e);
+  }
+  REQUIRE(result.active_count == active);
+  for (int e = active; e < c.experts; ++e) REQUIRE(result.active[e] == -7);
+}
+
+template <class W, class X>
+Result check(const Case& c, const std::vector<Run>& modes) {
+  CAPTURE(c.tokens);
+  CAPTURE(c.experts);
+  CAPTURE(c.hidden);
+  CAPTURE(c.seed);
+  const Inputs<W, X> in(c);
+  Result first;
+  for (size_t i = 0; i < modes.size(); ++i) {
+    Result result = run(c, in, modes[i], i + 1);
+    if (i == 0) {
+      check_logits(c, in, result);
+      check_routing(c, in.select_bias, result);
+      check_dispatch(c, result);
+      first = std::move(result);
+      continue;
+    }
+    REQUIRE(same_bits(first.logits, result.logits));
+    REQUIRE(same_bits(first.weights, result.weights));
+    REQUIRE(first.ids == result.ids);
+    REQUIRE(first.mask == result.mask);
+    REQUIRE(first.position == result.position);
+  }
+  return first;
+}
+
+RouterConfig router(int experts, int k) {
+  RouterConfig config;
+  config.experts = experts;
+  config.k = k;
+  return config;
+}
+
+const std::vector<Run> kTwo = {{emu::Schedule::LazyRoundRobin, emu::BlockOrder::Ascending},
+                               {emu::Schedule::EagerGreedy, emu::BlockOrder::Random}};
+
+}  // namespace
+
+TEST_CASE("route_dispatch: token counts, in all schedules and orders") {
+  for (const int tokens : {0, 1, 7, 8, 9, 16, 17, 63, 64}) {
+    Case c{tokens, 40, 104, router(40, 4), 11u + static_cast<unsigned>(tokens), false};
+    check<bf16, bf16>(c, tokens == 9 || tokens == 0 ? all_runs() : kTwo);
+  }
+}
+
+TEST_CASE("route_dispatch: types of weights and inputs") {
+  const Case c{9, 24, 328, router(24, 3), 5, false};
+  check<bf16, float>(c, kTwo);
+  check<float, bf16>(c, kTwo);
+  check<float, float>(c, kTwo);
+}
+
+TEST_CASE("route_dispatch: the router catalogue") {
+  std::mt19937 random(7);
+  const auto below = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
+  for (int i = 0; i < 60; ++i) {
+    const int experts = 8 * (1 + below(12)), k = 1 + below(experts < 12 ? experts : 12);
+    RouterConfig config = router(experts, k);
+    config.score = static_cast<ScoreFn>(below(3));
+    config.has_bias = below(2) == 0;
+    if (below(2) == 0) {
+      config.select = SelectKind::GroupTopK;
+      config.groups = below(2) == 0 ? 4 : 8;
+      config.groups_kept = 1 + below(config.groups);
+      config.group_reduce = experts / config.groups < 2 ? GroupReduce::Max : static_cast<GroupReduce>(below(2));
+      config.group_fill = static_cast<GroupFill>(below(2));
+      if (config.k > config.groups_kept * (experts / config.groups)) config.group_fill = GroupFill::Zero;
+    }
+    config.source = static_cast<WeighSource>(below(2));
+    config.post = static_cast<WeighPost>(below(3));
+    config.norm_p = static_cast<float>(below(3));
+    config.norm_eps = static_cast<NormEps>(below(4));
+    config.eps = 1e-6f;
+    config.scale = below(2) == 0 ? 1.0f : 2.5f;
+    // A sum of weights of both signs cancels; comparing it would compare rounding.
+    if (config.source == WeighSource::Logit || config.score == ScoreFn::Identity) {
+      if (config.post == WeighPost::None && config.norm_p == 1) config.norm_p = 2;
+    }
+    if (!validate(config).ok()) continue;
+    CAPTURE(i);
+    check<bf16, bf16>({1 + below(12), experts, 72, config, static_cast<unsigned>(100 + i), below(3) == 0}, kTwo);
+  }
+}
+
+TEST_CASE("route_dispatch: many experts, all experts, one expert") {
+  check<bf16, bf16>({5, 1024, 64, router(1024, 32), 1, false}, kTwo);
+  check<bf16, bf16>({9, 16, 64, router(16, 16), 2, false}, kTwo);
+  check<bf16, bf16>({3, 1, 64, router(1, 1), 3, false}, kTwo);
+}
+
+TEST_CASE("route_dispatch: a token's bits do not depend on its batch") {
+  const Case whole{64, 48, 264, router(48, 6), 21, false};
+  const Inputs<bf16, bf16> in(whole);
+  const Result all = run(whole, in, kTwo[0]);
+  for (const int token : {0, 5, 8, 37, 63}) {
+    Case alone = whole;
+    alone.tokens = 1;
+    Inputs<bf16, bf16> one = in;
+    one.x.assign(in.x.begin() + token * whole.hidden, in.x.begin() + (token + 1) * whole.hidden);
+    const Result single = run(alone, one, kTwo[1]);
+    CHECK(std::memcmp(single.logits.data(), all.logits.data() + token * 48, 48 * sizeof(float)) == 0);
+    CHECK(std::memcmp(single.weights.data(), all.weights.data() + token * 6, 6 * sizeof(float)) == 0);
+    CHECK(std::memcmp(single.ids.data(), all.ids.data() + token * 6, 6 * sizeof(int32_t)) == 0);
+  }
+}
+
+TEST_CASE("dispatch of given routes") {
+  std::mt19937 random(3);
+  for (const Run& mode : all_runs()) {
+    for (const int tokens : {0, 1, 33, 64}) {
+      const int experts = 70, slots = 5;
+      std::vector<int32_t> ids;
+      for (int t = 0; t < tokens; ++t) {
+        // distinct ids, some slots unused or out of range
+        const int first = static_cast<int>(random() % 70);
+        for (int j = 0; j < slots; ++j)
+          ids.push_back(j == 3 ? -1 : j == 4 && t % 2 == 0 ? 1000 : (first + 7 * j) % experts);
+      }
+      emu::Device device;
+      device.options = options_of(mode);
+      Array<int32_t> given(device, ids, "ids"), count(device, std::vector<int32_t>{tokens}, "num_tokens");
+      Array<int32_t> offset(device, experts + 1, "offset"), active(device, std::vector<int32_t>(experts, -7), "active");
+      Array<int32_t> active_count(device, 1, "active_count"), position(device, ids.size(), "position");
+      Array<uint64_t> mask(device, experts, "mask");
+      const auto weights = random_floats(ids.size(), 9);
+      Array<float> given_weights(device, weights, "weights"), row_weight(device, ids.size(), "row weights");
+      DispatchGivenArgs args{
+          given.data(),
+          given_weights.data(),
+          count.data(),
+          slots,
+          experts,
+          {mask.data(), offset.data(), active.data(), active_count.data(), position.data(), row_weight.data()}};
+      launch(&device, {1, kRouteThreads, dispatch_shared_bytes(experts), true}, &dispatch_given, args);
+      REQUIRE_MESSAGE(device.report().ok(), device.report().text());
+      Result result{};
+      result.ids = ids;
+      result.offset = offset.download();
+      result.active = active.download();
+      result.active_count = active_count.download()[0];
+      result.position = position.download();
+      result.mask = mask.download();
+      const auto rows = row_weight.download();
+      for (size_t i = 0; i < ids.size(); ++i) {
+        if (result.position[i] >= 0) REQUIRE(rows[static_cast<size_t>(result.position[i])] == weights[i]);
+      }
+      check_dispatch({tokens, experts, 0, router(experts, slots), 0, false}, result);
+    }
+  }
+}
+
+TEST_CASE("what K1 takes") {
+  CHECK(route_dispatch_fits(router(1024, 32), 64));
+  CHECK(!route_dispatch_fits(router(1025, 8), 64));
+  CHECK(!route_dispatch_fits(router(64, 33), 64));
+  CHECK(!route_dispatch_fits(router(64, 8), 60));
+  // About 128 blocks for the usual models, and never a warp without a chunk of K for every split.
+  CHECK(route_blocks(128, route_splits(128, 2048)) == 64);
+  CHECK(route_blocks(256, route_splits(256, 7168)) == 128);
+  CHECK(route_splits(8, 64) == 1);
+}
