@@ -71,7 +71,7 @@ Status check_latent(const std::string& name, const DecoderLayer& layer, const At
   const AttentionConfig& config = layer.attention;
   const LatentConfig& latent = config.latent;
   const LatentWeights& weights = layer.latent_weights;
-  if (config.heads <= 0 || latent.q_rank < 0 || latent.nope_dim <= 0 || latent.rope_dim < 0 ||
+  if (config.heads <= 0 || latent.q_rank < 0 || latent.kv_rank < 0 || latent.nope_dim <= 0 || latent.rope_dim < 0 ||
       latent.rope_dim > kMaxRopeDim || latent.v_dim <= 0) {
     return error(Code::InvalidArgument,
                  "%s needs positive heads, kvRank, nopeDim and valueDim and at most %d rotated dimensions, got %d, %d, "

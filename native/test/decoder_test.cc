@@ -8,87 +8,10 @@
 #include <cstring>
 #include <thread>
 
-#include "decoder/reference.h"
-#include "tiny_decoder.h"
+#include "decoder_support.h"
 
 using namespace smoe;
 using namespace smoe::test;
-
-namespace {
-
-struct Session {
-  const Decoder& model;
-  KvCache cache;
-  ThreadPool pool;
-  Workspace workspace;
-
-  explicit Session(const Decoder& decoder, int threads = 1, int64_t capacity = 1024)
-      : model(decoder), cache(decoder.make_cache(capacity)), pool(threads) {}
-
-  Status forward(Decoder::Forward args, const std::vector<int32_t>& ids) {
-    args.ids = ids.data();
-    args.tokens = static_cast<int64_t>(ids.size());
-    args.cache = &cache;
-    return model.forward(args, *kernels(), pool, workspace);
-  }
-  std::vector<float> logits(const std::vector<int32_t>& ids) {
-    std::vector<float> out(ids.size() * static_cast<size_t>(model.vocab), NAN);
-    Decoder::Forward args;
-    args.all_logits = true;
-    args.logits = out.data();
-    const Status status = forward(args, ids);
-    REQUIRE_MESSAGE(status.ok(), status.message());
-    return out;
-  }
-};
-
-bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
-std::vector<int32_t> slice(const std::vector<int32_t>& ids, size_t first, size_t last) {
-  return std::vector<int32_t>(ids.begin() + static_cast<std::ptrdiff_t>(first),
-                              ids.begin() + static_cast<std::ptrdiff_t>(last));
-}
-
-// Logits of `ids` fed in pieces that end at the given places.
-std::vector<float> in_pieces(const Decoder& model, const std::vector<int32_t>& ids, const std::vector<size_t>& ends,
-                             int threads) {
-  Session session(model, threads);
-  std::vector<float> all;
-  size_t first = 0;
-  for (const size_t end : ends) {
-    const std::vector<float> part = session.logits(slice(ids, first, end));
-    all.insert(all.end(), part.begin(), part.end());
-    first = end;
-  }
-  return all;
-}
-
-// f32 sums of at most K = 48 terms err by about sqrt(48) * 2^-24 = 4e-7 relative; some ten of them follow each other
-// in each of 3 layers, and norms of small rows and the saturating Adam step can multiply an error by about ten. 1e-4 of
-// the largest logit leaves a factor of ten, and a wrong formula errs by far more.
-constexpr double kExactTolerance = 1e-4;
-
-void check_against_reference(const TinyOptions& options, double tolerance) {
-  const Decoder model = tiny(options);
-  const Status status = model.validate();
-  REQUIRE_MESSAGE(status.ok(), status.message());
-  const std::vector<int32_t> ids = random_ids(21, model.vocab, options.seed + 100);
-  const reference::Pass expected = reference::decoder(model, ids);
-  REQUIRE(expected.router_margin > 1e-4);  // a closer tie may fall either way: choose another seed
-  const std::vector<float> got = Session(model).logits(ids);
-  double worst = 0, largest = 0;
-  for (size_t i = 0; i < got.size(); ++i) {
-    worst = std::max(worst, std::fabs(got[i] - expected.logits[i]));
-    largest = std::max(largest, std::fabs(expected.logits[i]));
-    if (std::isnan(got[i])) worst = INFINITY;
-  }
-  CHECK(largest > 0.1);
-  CHECK(worst <= tolerance * largest);
-}
-
-}  // namespace
 
 TEST_CASE("decoder equals the double-precision reference") {
   TinyOptions options;
@@ -112,27 +35,6 @@ TEST_CASE("decoder equals the double-precision reference") {
   SUBCASE("sliding window") { options.window = 5; }
   SUBCASE("tied embedding") { options.tied = true; }
   SUBCASE("dense only") { options.pattern = "dd"; }
-  SUBCASE("sinks, with and without a window, biases, clamped units") {
-    options.sinks = options.biases = true;
-    options.activation = tiny_clamped();
-    SUBCASE("all keys") {}
-    SUBCASE("window") { options.window = 5; }
-  }
-  SUBCASE("latent attention") {
-    options.latent = tiny_latent();
-    SUBCASE("queries through a bottleneck") {}
-    SUBCASE("queries straight from the hidden state, one head") {
-      options.latent.q_rank = 0;
-      options.heads = 1;
-    }
-    SUBCASE("pairs half a part apart, biases, f32 weights") {
-      options.latent.interleaved = false;
-      options.biases = true;
-      options.format = WeightFormat::F32;
-    }
-    SUBCASE("no rotation") { options.latent.rope_dim = 0; }
-    SUBCASE("window") { options.window = 5; }
-  }
   check_against_reference(options, kExactTolerance);
 }
 
@@ -186,38 +88,6 @@ TEST_CASE("token by token, in pieces and at once: the same bits, on one thread a
       CHECK(same_bits(whole, in_pieces(model, ids, {37}, 2)));
     }
   }
-}
-
-TEST_CASE("latent attention, and sinks with a window: the same bits in pieces and at once") {
-  for (const Precision precision : {Precision::Exact, Precision::Fast}) {
-    for (const bool latent : {true, false}) {
-      TinyOptions options;
-      options.precision = precision;
-      options.momentum = default_spec(MomentumType::HeavyBall);
-      options.sinks = !latent;
-      options.window = latent ? 0 : 9;
-      options.activation = tiny_clamped();
-      if (latent) options.latent = tiny_latent();
-      const Decoder model = tiny(options);
-      REQUIRE(model.validate().ok());
-      const std::vector<int32_t> ids = random_ids(150, model.vocab, 5);
-      const std::vector<float> whole = Session(model).logits(ids);
-      std::vector<size_t> each(ids.size());
-      for (size_t i = 0; i < each.size(); ++i) each[i] = i + 1;
-      CHECK(same_bits(whole, in_pieces(model, ids, each, 1)));
-      CHECK(same_bits(whole, in_pieces(model, ids, {1, 70, 150}, 2)));
-      Session poisoned(model);
-      REQUIRE(poisoned.workspace.reserve(1 << 20).ok());
-      std::memset(poisoned.workspace.take<char>(1 << 20), 0xff, 1 << 20);  // NaN
-      CHECK(same_bits(whole, poisoned.logits(ids)));
-    }
-  }
-  TinyOptions options;
-  options.latent = tiny_latent();
-  const Decoder model = tiny(options);
-  KvCache cache = model.make_cache(256);
-  REQUIRE(cache.reserve(1).ok());
-  CHECK(cache.bytes() == sizeof(float) * 3 * 256 * (21 + 6));  // one latent and one rotated part, whatever the heads
 }
 
 TEST_CASE("a prompt longer than a chunk has the bits of its pieces") {
@@ -359,50 +229,6 @@ TEST_CASE("a cancelled call leaves the cache as it was") {
   }
   const std::vector<float> rest = session.logits({ids[10]});
   CHECK(std::memcmp(rest.data(), &expected[10 * 61], rest.size() * sizeof(float)) == 0);
-}
-
-TEST_CASE("validate names what is wrong with latent attention, sinks and activations") {
-  TinyOptions options;
-  options.latent = tiny_latent();
-  Decoder model = tiny(options);
-  LatentWeights& latent = model.layers[1].latent_weights;
-  const auto message = [&] { return model.validate().message(); };
-  SUBCASE("bottleneck") {
-    latent.q_norm.pop_back();
-    CHECK(message() == "layer 1 attention q norm must be [18], got [17]");
-  }
-  SUBCASE("a head") {
-    std::swap(latent.key_up[2], latent.value_up[2]);
-    CHECK(message() == "layer 1 attention head 2 keys must be [21, 10], got [9, 21]");
-  }
-  SUBCASE("number of heads") {
-    latent.key_up.pop_back();
-    CHECK(message() == "layer 1 attention must have 4 heads, got 3 keys and 4 values");
-  }
-  SUBCASE("rotated part") {
-    model.layers[1].attention.inv_freq.pop_back();
-    CHECK(message() == "layer 1 attention has 6 rotated dimensions, but 2 frequencies");
-    model.layers[1].attention.latent.rope_dim = 2 * kMaxRopeDim;
-    CHECK(message().find("layer 1 attention needs positive heads") == 0);
-  }
-  SUBCASE("another rank than layer 0") {
-    model.layers[1].attention.latent.kv_rank = 20;
-    CHECK(message() == "layer 1 attention caches 1 heads of 26 + 0, but layer 0 1 of 27 + 0");
-  }
-  SUBCASE("limit") {
-    model.layers[1].dense_activation.limit = 0;
-    CHECK(message().find("layer 1 dense feed-forward activation needs") == 0);
-    model.layers[1].dense_activation = Activation::Relu;
-    model.layers[1].dense_activation.alpha = 2;
-    CHECK(message() == "layer 1 dense feed-forward activation: alpha belongs to silu alone");
-  }
-  SUBCASE("sinks") {
-    options.latent = LatentConfig();
-    options.sinks = true;
-    model = tiny(options);
-    model.layers[2].attention_weights.sinks.pop_back();
-    CHECK(message() == "layer 2 attention sinks must be [4], got [3]");
-  }
 }
 
 TEST_CASE("validate names the layer and the tensor") {
