@@ -22,7 +22,13 @@ export {
   type MoeLayerLoadOptions,
   type MoeLayerOptions,
 } from './layer/moe_layer'
-export type { Activation, ExpertWeights, MoeLayerDescription, Precision } from './layer/description'
+export type {
+  Activation,
+  ExpertWeights,
+  MoeLayerDescription,
+  Precision,
+  WeightFormat,
+} from './layer/description'
 export type { ExpertStats } from './layer/stats'
 export {
   MoeModel,

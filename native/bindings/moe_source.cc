@@ -25,9 +25,11 @@ ExpertSource ExpertSource::parse(napi_env env, napi_value value, const std::stri
   const napi_value up = property(env, value, "up", name.c_str());
   const int64_t width = TensorSource::rows_of(env, up, name + ".up");
   source.up = TensorSource::parse(env, up, name + ".up", {width, hidden});
-  source.down =
-      TensorSource::parse(env, property(env, value, "down", name.c_str()), name + ".down", {hidden, width});
+  source.down = TensorSource::parse(env, property(env, value, "down", name.c_str()), name + ".down", {hidden, width});
   parse_optional(env, value, "gate", name, {width, hidden}, &source.gate);
+  source.up.parse_format(env, up, name + ".up");
+  source.down.parse_format(env, property(env, value, "down", name.c_str()), name + ".down");
+  if (source.glu()) source.gate.parse_format(env, property(env, value, "gate", name.c_str()), name + ".gate");
   parse_optional(env, value, "gateBias", name, {width}, &source.gate_bias);
   parse_optional(env, value, "upBias", name, {width}, &source.up_bias);
   parse_optional(env, value, "downBias", name, {hidden}, &source.down_bias);
@@ -56,8 +58,7 @@ MoeSource MoeSource::parse(napi_env env, napi_value value, const std::string& na
   config.router = router.config;
   source.config_bias = std::move(router.model_bias);
   const int64_t experts = config.router.experts, hidden = config.hidden;
-  source.router_weight =
-      TensorSource::parse(env, field("routerWeight"), name + ".routerWeight", {experts, hidden});
+  source.router_weight = TensorSource::parse(env, field("routerWeight"), name + ".routerWeight", {experts, hidden});
   parse_optional(env, value, "routerBias", name, {experts}, &source.router_bias);
   parse_optional(env, value, "modelBias", name, {experts}, &source.model_bias);
   if (!source.model_bias.empty()) config.router.has_bias = true;

@@ -31,8 +31,8 @@ struct MoeSource {
   TensorSource shared_gate;
 
   static MoeSource parse(napi_env env, napi_value value, const std::string& name);
-  // Sets the configuration of `out` and queues its weights. `this` and `out` stay where they are until the list has run;
-  // then out->validate() is due.
+  // Sets the configuration of `out` and queues its weights. `this` and `out` stay where they are until the list has
+  // run; then out->validate() is due.
   void pack_into(PackList& list, Precision precision, MoeLayer* out) const;
 };
 

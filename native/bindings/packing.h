@@ -1,5 +1,5 @@
-// Packs many weights at once on the thread pool. Small experts alone would not keep the threads busy, so tiles of several
-// matrices form one work list.
+// Packs many weights at once on the thread pool. Small experts alone would not keep the threads busy, so tiles of
+// several matrices form one work list.
 #pragma once
 
 #include <vector>

@@ -41,8 +41,7 @@ TensorSource TensorSource::parse(napi_env env, napi_value value, const std::stri
   const napi_value data = property(env, value, "data", name.c_str());
   const napi_value offset = property(env, value, "offset", name.c_str());
   source.dtype_ = float_dtype(env, property(env, value, "dtype", name.c_str()), (name + ".dtype").c_str());
-  const std::vector<int64_t> shape =
-      parse_shape(env, property(env, value, "shape", name.c_str()), name + ".shape");
+  const std::vector<int64_t> shape = parse_shape(env, property(env, value, "shape", name.c_str()), name + ".shape");
   if (shape.size() != expected.size() || !std::equal(shape.begin(), shape.end(), expected.begin())) {
     throw_error(env, Code::ShapeMismatch, "%s must have shape %s, got %s", name.c_str(),
                 shape_text(expected.begin(), expected.size()).c_str(), shape_text(shape.data(), shape.size()).c_str());
@@ -61,13 +60,24 @@ TensorSource TensorSource::parse(napi_env env, napi_value value, const std::stri
   }
   source.file_ = MappedFileObject::from(env, file, (name + ".file").c_str()).file(env);
   const size_t size = source.file_->size();
-  source.offset_ =
-      static_cast<size_t>(integer(env, offset, (name + ".offset").c_str(), 0, static_cast<int64_t>(size)));
+  source.offset_ = static_cast<size_t>(integer(env, offset, (name + ".offset").c_str(), 0, static_cast<int64_t>(size)));
   if (bytes > size - source.offset_) {
     throw_error(env, Code::InvalidArgument, "%s needs %zu bytes at offset %zu, but the file has only %zu", name.c_str(),
                 bytes, source.offset_, size);
   }
   return source;
+}
+
+void TensorSource::parse_format(napi_env env, napi_value value, const std::string& name) {
+  const napi_value format = property(env, value, "format", name.c_str());
+  if (is_nullish(env, format)) return;
+  const char* names[kWeightFormats];
+  for (int i = 0; i < kWeightFormats; i++) names[i] = weight_format_name(WeightFormat(i));
+  format_ = WeightFormat(choice_index(env, format, (name + ".format").c_str(), names, kWeightFormats));
+  const napi_value group = property(env, value, "group", name.c_str());
+  if (!is_nullish(env, group)) rtn_.group = integer(env, group, (name + ".group").c_str(), 1, cols_);
+  const napi_value asym = property(env, value, "asym", name.c_str());
+  if (!is_nullish(env, asym)) rtn_.asymmetric = boolean(env, asym, (name + ".asym").c_str());
 }
 
 int64_t TensorSource::rows_of(napi_env env, napi_value value, const std::string& name) {
