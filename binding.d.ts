@@ -45,6 +45,15 @@ export interface CodedSource {
   }
 }
 
+export type WeightFormatName =
+  'f32' | 'bf16' | 'w8' | 'w4' | 'w4c' | 'w3' | 'w2' | 'w1' | 'wn' | 't2' | 't5' | 'f8'
+
+/**
+ * A matrix and the format to keep it in; absent: bf16 for bf16, else f32. The other formats quantize as it is loaded, to
+ * nearest. group: columns per scale (default: the format's); asym: with zero points.
+ */
+export type MatrixSource = TensorSource & { format?: WeightFormatName; group?: number; asym?: boolean }
+
 export class MappedFile {
   /** Maps a whole file read-only. Errors: FILE_NOT_FOUND, FILE_READ. */
   constructor(path: string)
@@ -123,9 +132,9 @@ export class Router {
 }
 
 export interface NativeExpert {
-  gate?: TensorSource // [I, H]; absent for a plain MLP
-  up: TensorSource // [I, H]
-  down: TensorSource // [H, I]
+  gate?: MatrixSource // [I, H]; absent for a plain MLP
+  up: MatrixSource // [I, H]; same format and group as gate
+  down: MatrixSource // [H, I]
   gateBias?: TensorSource // [I]
   upBias?: TensorSource // [I]
   downBias?: TensorSource // [H]

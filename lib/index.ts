@@ -28,6 +28,7 @@ export type {
   GluParameters,
   MoeLayerDescription,
   Precision,
+  WeightFormat,
 } from './layer/description'
 export type { ExpertStats } from './layer/stats'
 export { MoeModel } from './model/moe_model'

@@ -1,4 +1,5 @@
 import { type Command, Option } from 'commander'
+import { type WeightFormat, weightFormats } from '../layer/description'
 import { MoeModel } from '../model/moe_model'
 import { runtimeInfo, setThreads } from '../runtime'
 import { type LayerResult, benchLayer } from './bench_layer'
@@ -11,7 +12,7 @@ import { type Session, jsonOption, usageError, withSession } from './session'
 
 interface BenchOptions {
   shape: string
-  format?: 'bf16' | 'f32'
+  format?: WeightFormat
   precision: 'exact' | 'fast'
   tokens: number[]
   threads?: number
@@ -53,8 +54,9 @@ function ceilingsTable(results: readonly LayerResult[]): string {
     formatNumber(ceilings.l3ReadGBs),
     formatNumber(ceilings.fmaGflops),
     formatNumber(ceilings.bf16Gflops),
+    formatNumber(ceilings.int8Gops),
   ])
-  return formatTable(['tokens', 'DRAM GB/s', 'cache GB/s', 'f32 GFLOP/s', 'bf16 GFLOP/s'], rows)
+  return formatTable(['tokens', 'DRAM GB/s', 'cache GB/s', 'f32 GFLOP/s', 'bf16 GFLOP/s', 'int8 GOP/s'], rows)
 }
 
 /** What every result stands on. */
@@ -148,7 +150,7 @@ export function addBench(program: Command): void {
         .choices(Object.keys(shapes))
         .default('olmoe'),
     )
-    .addOption(new Option('--format <format>', 'weight format').choices(['bf16', 'f32']))
+    .addOption(new Option('--format <format>', 'weight format').choices([...weightFormats]))
     .addOption(
       new Option('--precision <precision>', 'activations').choices(['exact', 'fast']).default('fast'),
     )

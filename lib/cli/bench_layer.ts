@@ -1,5 +1,6 @@
 import { performance } from 'node:perf_hooks'
 import type { Ceilings, PrecisionName } from '../../binding'
+import type { WeightFormat } from '../layer/description'
 import { MoeLayer } from '../layer/moe_layer'
 import { abortable, native } from '../native'
 import { Router } from '../router/router'
@@ -10,7 +11,7 @@ import { lastLevelCache } from './system'
 
 export interface LayerBenchOptions {
   shape: Shape
-  format: 'bf16' | 'f32'
+  format: WeightFormat
   precision: PrecisionName
   tokens: readonly number[]
   rounds: number
@@ -60,21 +61,22 @@ export function routerSpec(shape: Shape): RouterSpec {
 /** A layer of random weights, and its router matrix. */
 export async function createLayer(
   shape: Shape,
-  format: 'bf16' | 'f32',
+  format: WeightFormat,
   precision: PrecisionName,
   signal: AbortSignal,
 ): Promise<{ layer: MoeLayer; routerWeight: Tensor }> {
   const { hidden, inter, experts } = shape
+  const dtype = format === 'f32' ? 'f32' : 'bf16'
   const variants = Array.from({ length: Math.min(VARIANTS, experts) }, (_, i) => ({
-    gate: randomTensor([inter, hidden], format, Math.sqrt(3 / hidden), 3 * i + 1),
-    up: randomTensor([inter, hidden], format, Math.sqrt(3 / hidden), 3 * i + 2),
-    down: randomTensor([hidden, inter], format, Math.sqrt(3 / inter), 3 * i + 3),
+    gate: randomTensor([inter, hidden], dtype, Math.sqrt(3 / hidden), 3 * i + 1),
+    up: randomTensor([inter, hidden], dtype, Math.sqrt(3 / hidden), 3 * i + 2),
+    down: randomTensor([hidden, inter], dtype, Math.sqrt(3 / inter), 3 * i + 3),
   }))
   const routerWeight = randomTensor([experts, hidden], 'f32', 0.1, 1000)
   const layer = await MoeLayer.create({
     router: routerSpec(shape),
     routerWeight,
-    experts: Array.from({ length: experts }, (_, e) => variants[e % variants.length]!),
+    experts: Array.from({ length: experts }, (_, e) => ({ ...variants[e % variants.length]!, format })),
     precision,
     signal,
   })
@@ -98,19 +100,27 @@ function best(a: Ceilings, b: Ceilings): Ceilings {
 
 function summarise(
   { shape, format, precision }: LayerBenchOptions,
+  layerBytes: number,
   tokens: number,
   seconds: number[],
   distinctExperts: number,
   ceilings: Ceilings,
 ): LayerResult {
   const { hidden, inter, experts, topK } = shape
-  const expertBytes = 3 * hidden * inter * (format === 'bf16' ? 2 : 4)
-  const bytes = distinctExperts * expertBytes + experts * hidden * 4
+  const routerBytes = experts * hidden * 4
+  const expertBytes = (layerBytes - routerBytes) / experts // as packed, with scales
+  const bytes = distinctExperts * expertBytes + routerBytes
   const flops = tokens * (topK * 6 * hidden * inter + 2 * experts * hidden)
   // A layer that fits into the last-level cache is read from there.
   const cached = experts * expertBytes <= (lastLevelCache() ?? 0)
   const memory = bytes / ((cached ? ceilings.l3ReadGBs : ceilings.dramReadGBs) * 1e9)
-  const peak = format === 'bf16' && precision === 'fast' ? ceilings.bf16Gflops : ceilings.fmaGflops
+  const bf16 = format === 'bf16' || format === 'w4c' || format === 'f8'
+  const peak =
+    precision === 'exact' || format === 'f32'
+      ? ceilings.fmaGflops
+      : bf16
+        ? ceilings.bf16Gflops
+        : ceilings.int8Gops
   const arithmetic = flops / (peak * 1e9)
   const roofline = Math.max(memory, arithmetic)
   const time = median(seconds)
@@ -166,7 +176,7 @@ export async function benchLayer(
         }
       }
       const after = await measureCeilings(signal)
-      results.push(summarise(options, tokens, seconds, distinct, best(before, after)))
+      results.push(summarise(options, layerBytes, tokens, seconds, distinct, best(before, after)))
       before = after
     }
   } finally {

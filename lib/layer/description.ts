@@ -1,9 +1,11 @@
 import type {
   ActivationName,
+  MatrixSource,
   NativeExpert,
   NativeGluParameters,
   NativeMoe,
   PrecisionName,
+  WeightFormatName,
 } from '../../binding'
 import { SmoeError, typeError } from '../errors'
 import { configFor, planRouter } from '../router/config'
@@ -11,7 +13,7 @@ import type { RouterSpec } from '../router/spec'
 import { invalidSpec } from '../spec_reader'
 import { weightSource } from '../tensor/source'
 import { type Tensor, checkShaped } from '../tensor/tensor'
-import { checkOneOf } from '../validate'
+import { checkInteger, checkOneOf } from '../validate'
 
 /** Activation between the two projections of an expert. */
 export type Activation = ActivationName
@@ -20,7 +22,15 @@ export type Activation = ActivationName
  * Defaults: 1, no limit, 0.
  */
 export type GluParameters = NativeGluParameters
-/** 'exact': f32 activations. 'fast' (default): bf16 activations over bf16 weights. */
+/**
+ * How weights are kept. The quantized formats are made from the given tensors by rounding to nearest: w8, w4, w3, w2, w1
+ * integers of that many bits; w4c MXFP4; wn 2 bits and two one-bit planes; t2, t5 ternary; f8 E4M3.
+ */
+export type WeightFormat = WeightFormatName
+/**
+ * 'exact': f32 activations. 'fast' (default): bf16 activations over bf16, w4c and f8 weights, int8 ones over the other
+ * quantized formats.
+ */
 export type Precision = PrecisionName
 
 export const activations: readonly Activation[] = [
@@ -30,6 +40,21 @@ export const activations: readonly Activation[] = [
   'relu',
   'relu2',
   'identity',
+]
+
+export const weightFormats: readonly WeightFormat[] = [
+  'f32',
+  'bf16',
+  'w8',
+  'w4',
+  'w4c',
+  'w3',
+  'w2',
+  'w1',
+  'wn',
+  't2',
+  't5',
+  'f8',
 ]
 
 export function checkPrecision(value: unknown): Precision {
@@ -53,6 +78,14 @@ export interface ExpertWeights {
   upBias?: Tensor
   /** [H] */
   downBias?: Tensor
+  /** default: bf16 for bf16 tensors, else f32 */
+  format?: WeightFormat
+  /** format of `down` alone, when it is another */
+  downFormat?: WeightFormat
+  /** columns per scale, a divisor of H and I; default: the format's own */
+  group?: number
+  /** with zero points (w8, w4, w3, w2) */
+  asym?: boolean
 }
 
 /** A MoE layer from tensors; all are copied before create() returns its promise. */
@@ -122,16 +155,32 @@ function checkGlu(value: unknown): GluParameters {
   return value
 }
 
+function withFormat(name: string, source: MatrixSource, expert: ExpertWeights, down: boolean): MatrixSource {
+  const { group, asym } = expert
+  const format = (down ? expert.downFormat : undefined) ?? expert.format
+  if (format === undefined) return source
+  source.format = checkOneOf(`${name}.${down ? 'downFormat' : 'format'}`, format, weightFormats)
+  if (format === 'f32' || format === 'bf16') return source
+  if (group !== undefined) source.group = checkInteger(`${name}.group`, group, 1)
+  if (asym !== undefined) {
+    if (typeof asym !== 'boolean') throw typeError(`${name}.asym`, 'a boolean', asym)
+    source.asym = asym
+  }
+  return source
+}
+
 function describeExpert(name: string, expert: ExpertWeights, hidden: number): NativeExpert {
   if (typeof expert !== 'object' || expert === null) throw typeError(name, 'an object of tensors', expert)
   const up = checkShaped(`${name}.up`, expert.up, [-1, hidden])
   const width = up.shape[0]!
+  const matrix = (key: 'gate' | 'up' | 'down', tensor: Tensor): MatrixSource =>
+    withFormat(name, weightSource(`${name}.${key}`, tensor), expert, key === 'down')
   const desc: NativeExpert = {
-    up: weightSource(`${name}.up`, up),
-    down: weightSource(`${name}.down`, checkShaped(`${name}.down`, expert.down, [hidden, width])),
+    up: matrix('up', up),
+    down: matrix('down', checkShaped(`${name}.down`, expert.down, [hidden, width])),
   }
   if (expert.gate !== undefined) {
-    desc.gate = weightSource(`${name}.gate`, checkShaped(`${name}.gate`, expert.gate, [width, hidden]))
+    desc.gate = matrix('gate', checkShaped(`${name}.gate`, expert.gate, [width, hidden]))
   } else if (expert.gateBias !== undefined) {
     throw typeError(`${name}.gate`, 'a Tensor when gateBias is given', expert.gate)
   }

@@ -39,6 +39,9 @@ ExpertSource ExpertSource::parse(napi_env env, napi_value value, const std::stri
   source.up = TensorSource::parse(env, up, name + ".up", {width, hidden});
   source.down = TensorSource::parse(env, property(env, value, "down", name.c_str()), name + ".down", {hidden, width});
   parse_optional(env, value, "gate", name, {width, hidden}, &source.gate);
+  source.up.parse_format(env, up, name + ".up");
+  source.down.parse_format(env, property(env, value, "down", name.c_str()), name + ".down");
+  if (source.glu()) source.gate.parse_format(env, property(env, value, "gate", name.c_str()), name + ".gate");
   parse_optional(env, value, "gateBias", name, {width}, &source.gate_bias);
   parse_optional(env, value, "upBias", name, {width}, &source.up_bias);
   parse_optional(env, value, "downBias", name, {hidden}, &source.down_bias);

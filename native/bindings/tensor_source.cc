@@ -171,6 +171,18 @@ TensorSource TensorSource::parse(napi_env env, napi_value value, const std::stri
   return source;
 }
 
+void TensorSource::parse_format(napi_env env, napi_value value, const std::string& name) {
+  const napi_value format = property(env, value, "format", name.c_str());
+  if (is_nullish(env, format)) return;
+  const char* names[kWeightFormats];
+  for (int i = 0; i < kWeightFormats; i++) names[i] = weight_format_name(WeightFormat(i));
+  format_ = WeightFormat(choice_index(env, format, (name + ".format").c_str(), names, kWeightFormats));
+  const napi_value group = property(env, value, "group", name.c_str());
+  if (!is_nullish(env, group)) rtn_.group = integer(env, group, (name + ".group").c_str(), 1, cols());
+  const napi_value asym = property(env, value, "asym", name.c_str());
+  if (!is_nullish(env, asym)) rtn_.asymmetric = boolean(env, asym, (name + ".asym").c_str());
+}
+
 int64_t TensorSource::rows_of(napi_env env, napi_value value, const std::string& name) {
   return matrix_shape(env, value, name)[0];
 }

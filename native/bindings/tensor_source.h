@@ -6,12 +6,14 @@
 
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "bindings/mapped_file.h"
 #include "core/buffer.h"
 #include "formats/packed_matrix.h"
+#include "formats/rtn.h"
 
 namespace smoe {
 
@@ -21,6 +23,8 @@ class TensorSource {
   // Vectors must be plain.
   static TensorSource parse(napi_env env, napi_value value, const std::string& name,
                             std::initializer_list<int64_t> shape);
+  // `format`, `group` and `asym` of a matrix that is to be quantized as it is loaded.
+  void parse_format(napi_env env, napi_value value, const std::string& name);
   // One dimension of a matrix whose shape is not known yet. Nothing else is checked.
   static int64_t rows_of(napi_env env, napi_value value, const std::string& name);
   static int64_t cols_of(napi_env env, napi_value value, const std::string& name);
@@ -29,6 +33,11 @@ class TensorSource {
   const std::string& name() const { return name_; }
   int64_t rows() const { return view_.rows; }
   int64_t cols() const { return view_.cols; }
+  // The format to keep the matrix in: what the source asks for, or its natural one.
+  WeightFormat format(const MatrixSource& source, bool exact) const {
+    return format_.value_or(natural_format(source, exact));
+  }
+  const RtnOptions& rtn() const { return rtn_; }
 
   // `count` rows from `first` of a matrix parsed before, or their transpose.
   TensorSource part(int64_t first, int64_t count, bool transposed) const;
@@ -55,6 +64,8 @@ class TensorSource {
   std::string name_;
   Place data_, scales_;
   MatrixSource view_;  // without its pointers; a vector is one row
+  std::optional<WeightFormat> format_;
+  RtnOptions rtn_;
 };
 
 // Parses `owner.key` into *out unless it is absent.

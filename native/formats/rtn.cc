@@ -188,7 +188,8 @@ float choose_mul(const FormatInfo& info, int codebook, float amax) {
 Status quantize_rtn(const MatrixSource& source, WeightFormat format, const RtnOptions& options, QuantizedMatrix* out) {
   const FormatInfo* info = format_info(format);
   if (info == nullptr) return error(Code::InvalidArgument, "%s is not quantized", weight_format_name(format));
-  if (source.dtype != Dtype::F32 && source.dtype != Dtype::F16 && source.dtype != Dtype::BF16) {
+  if (source.coding == Coding::Plain && source.dtype != Dtype::F32 && source.dtype != Dtype::F16 &&
+      source.dtype != Dtype::BF16) {
     return error(Code::DtypeMismatch, "a weight matrix must be f32, f16 or bf16, got %s", dtype_name(source.dtype));
   }
   QuantizedMatrix matrix;
@@ -220,10 +221,7 @@ Status quantize_rtn(const MatrixSource& source, WeightFormat format, const RtnOp
   }
 
   std::vector<float> row(cols);
-  const unsigned char* base = static_cast<const unsigned char*>(source.data);
-  const auto load = [&](int64_t index) {
-    to_f32(base + static_cast<size_t>(index) * cols * dtype_bytes(source.dtype), source.dtype, cols, row.data());
-  };
+  const auto load = [&](int64_t index) { read_elements(source, index, 0, source.cols, row.data()); };
   float amax = 0;
   for (int64_t index = 0; index < source.rows; ++index) {
     load(index);

@@ -8,6 +8,9 @@
 
 namespace {
 
+// Further ahead than kPrefetchBytes: tiles are 2 to 8 times smaller, and a stretch of bytes is used up later.
+constexpr int kInt8PrefetchBytes = 2048;
+
 inline V load_plane(const void* plane, int64_t group, smoe::PlaneType type) {
   const int64_t at = group * 16;
   if (type == smoe::PlaneType::F16) return v_load_f16(static_cast<const uint16_t*>(plane) + at);
@@ -99,7 +102,7 @@ void run_codes(TileSet<T> tiles, const smoe::TileArgs& args, int row, float* out
       SMOE_UNROLL
       for (int t = 0; t < T; ++t) {
         SMOE_UNROLL
-        for (int line = 0; line < Codes::kBytes; line += 64) v_prefetch(tiles.w[t] + kPrefetchBytes + line);
+        for (int line = 0; line < Codes::kBytes; line += 64) v_prefetch(tiles.w[t] + kInt8PrefetchBytes + line);
       }
       add_unit<Codes, M, T>(acc, tiles.w, x, stride);
       SMOE_UNROLL
@@ -115,31 +118,32 @@ void run_codes(TileSet<T> tiles, const smoe::TileArgs& args, int row, float* out
   }
 }
 
-// Rows are taken kInt8Rows at a time and the rest in powers of two: fewer copies of the loop, and a tile that was just
-// read is read again from the nearest cache.
-template <class Codes, int M = kInt8Rows>
-void run_code_rows(const smoe::TileArgs& args, int row) {
-  const int left = args.m - row;
-  if (left == 0) return;
-  if constexpr (M > 1) {
-    constexpr int kNext = M > 8 ? 8 : M > 6 ? 6 : M > 4 ? 4 : M > 3 ? 3 : M - 1;
-    if (left < M) return run_code_rows<Codes, kNext>(args, row);
-  }
+template <class Codes, int M>
+void run_code_block(const smoe::TileArgs& args, int row) {
   float* out = args.out + row * smoe::kOutStride;
-  if constexpr (M <= kPairRows) {
-    if (args.w1 != nullptr) {
-      run_codes<Codes, M, 2>(TileSet<2>(args), args, row, out);
-      return run_code_rows<Codes, M>(args, row + M);
-    }
+  if constexpr (M <= kInt8PairRows) {
+    if (args.w1 != nullptr) return run_codes<Codes, M, 2>(TileSet<2>(args), args, row, out);
   }
   run_codes<Codes, M, 1>(TileSet<1>(args), args, row, out);
   if (args.w1 != nullptr) run_codes<Codes, M, 1>(TileSet<1>(args, true), args, row, out + 16);
-  run_code_rows<Codes, M>(args, row + M);
+}
+
+template <class Codes, int M = kInt8Rows>
+void run_code_rows(const smoe::TileArgs& args, int row, int rows) {
+  if constexpr (M > 0) {
+    if (rows != M) return run_code_rows<Codes, M - 1>(args, row, rows);
+    run_code_block<Codes, M>(args, row);
+  }
 }
 
 template <class Codes>
 void k_tile_int8(const smoe::TileArgs& args) {
-  run_code_rows<Codes>(args, 0);
+  // More rows than the registers hold are two even passes, the second one over a tile that was just read.
+  const int passes = (args.m + kInt8Rows - 1) / kInt8Rows;
+  for (int pass = 0; pass < passes; ++pass) {
+    const int first = args.m * pass / passes;
+    run_code_rows<Codes>(args, first, args.m * (pass + 1) / passes - first);
+  }
 }
 
 }  // namespace

@@ -12,6 +12,7 @@ constexpr int kMaxRows = 5;
 constexpr int kPairRows = 2;
 // As kMaxRows: one tile of 5 rows, its codes, a broadcast and the ones of the 16-bit sums.
 constexpr int kInt8Rows = 5;
+constexpr int kInt8PairRows = 2;
 constexpr int kPrefetchBytes = 512;
 
 }  // namespace

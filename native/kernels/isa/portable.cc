@@ -11,6 +11,7 @@ namespace {
 constexpr int kMaxRows = 1;
 constexpr int kPairRows = 0;
 constexpr int kInt8Rows = 1;
+constexpr int kInt8PairRows = 0;
 constexpr int kPrefetchBytes = 512;
 
 }  // namespace

@@ -1,7 +1,7 @@
 // Every kernel body, and the table of them; included last by each instruction set's file, which first defines
 //   SMOE_ISA_TABLE, SMOE_ISA_NAME      the table's variable and its name
 //   kMaxRows, kPairRows                rows per call; rows up to which two tiles' accumulators fit in registers at once
-//   kInt8Rows                          the same for int8 rows, where rows beyond are a second pass over the tile
+//   kInt8Rows, kInt8PairRows           the same for int8 rows, where rows beyond are a second pass over the tile
 //   kPrefetchBytes                     how far ahead of the load a weight stream is prefetched
 #pragma once
 

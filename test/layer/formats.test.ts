@@ -1,0 +1,73 @@
+import { MoeLayer, Tensor, type WeightFormat } from '../../lib'
+
+const hidden = 128
+const width = 64
+
+function random(sizes: number[], seed: number): Tensor {
+  let state = seed
+  const next = () => {
+    state = (state * 1103515245 + 12345) % 2 ** 31
+    return (state / 2 ** 30 - 1) * 0.2
+  }
+  return Tensor.from(Float32Array.from({ length: sizes.reduce((a, b) => a * b, 1) }, next), sizes, 'f32')
+}
+
+async function run(formats: (WeightFormat | undefined)[], options: object = {}) {
+  const layer = await MoeLayer.create({
+    router: { score: { act: 'softmax' }, select: { kind: 'topK', k: 2 }, weigh: {} },
+    routerWeight: random([formats.length, hidden], 1),
+    experts: formats.map((format, i) => ({
+      gate: random([width, hidden], 10 + i),
+      up: random([width, hidden], 20 + i),
+      down: random([hidden, width], 30 + i),
+      ...(format === undefined ? {} : { format }),
+      ...options,
+    })),
+  })
+  const out = (await layer.forward(random([5, hidden], 99))).data() as Float32Array
+  const bytes = layer.memoryUsage().native
+  layer.dispose()
+  return { out, bytes }
+}
+
+const distance = (a: Float32Array, b: Float32Array) =>
+  Math.sqrt(a.reduce((sum, x, i) => sum + (x - b[i]!) ** 2, 0) / b.reduce((sum, x) => sum + x * x, 0))
+
+describe('quantized experts', () => {
+  // Three matrices, each with the relative error of its format (0.0065, 0.107, ...), about add up in squares.
+  const formats: [WeightFormat, number, number][] = [
+    ['w8', 0.03, 8.125],
+    ['w4', 0.4, 4.25],
+    ['w4c', 0.4, 4.5],
+    ['f8', 0.1, 8.5],
+    ['t2', 1.5, 3],
+  ]
+  it.each(formats)(
+    '%s stays near f32 and takes about as many bits as it says',
+    async (format, error, bits) => {
+      const plain = await run([undefined, undefined, undefined])
+      const quantized = await run([format, format, format])
+      expect(distance(quantized.out, plain.out)).toBeLessThan(error)
+      const weights = 9 * hidden * width
+      const router = 3 * hidden * 4
+      expect(quantized.bytes - router).toBeLessThan((weights * bits) / 8 + 8192)
+      expect(quantized.bytes).toBeLessThan(plain.bytes)
+    },
+  )
+
+  it('takes a different format for every expert, and another one for down', async () => {
+    const plain = await run([undefined, undefined, undefined])
+    const mixed = await run(['w8', 'bf16', 'f8'], { downFormat: 'w8' })
+    expect(distance(mixed.out, plain.out)).toBeLessThan(0.1)
+  })
+
+  it('refuses what a format does not take', async () => {
+    await expect(run(['w5' as WeightFormat, 'w8'])).rejects.toThrow('experts[0].format')
+    await expect(run(['w4', 'w4'], { group: 48 })).rejects.toMatchObject({
+      code: 'ERR_SMOE_INVALID_QUANTIZATION',
+    })
+    await expect(run(['t2', 't2'], { asym: true })).rejects.toMatchObject({
+      code: 'ERR_SMOE_INVALID_QUANTIZATION',
+    })
+  })
+})
