@@ -5,6 +5,7 @@
 #include "bindings/convert.h"
 #include "bindings/errors.h"
 #include "bindings/mapped_file_object.h"
+#include "bindings/quantized_object.h"
 
 namespace smoe {
 namespace {
@@ -40,9 +41,9 @@ TensorSource TensorSource::parse(napi_env env, napi_value value, const std::stri
   const napi_value file = property(env, value, "file", name.c_str());
   const napi_value data = property(env, value, "data", name.c_str());
   const napi_value offset = property(env, value, "offset", name.c_str());
+  const napi_value quantized = property(env, value, "quantized", name.c_str());
   source.dtype_ = float_dtype(env, property(env, value, "dtype", name.c_str()), (name + ".dtype").c_str());
-  const std::vector<int64_t> shape =
-      parse_shape(env, property(env, value, "shape", name.c_str()), name + ".shape");
+  const std::vector<int64_t> shape = parse_shape(env, property(env, value, "shape", name.c_str()), name + ".shape");
   if (shape.size() != expected.size() || !std::equal(shape.begin(), shape.end(), expected.begin())) {
     throw_error(env, Code::ShapeMismatch, "%s must have shape %s, got %s", name.c_str(),
                 shape_text(expected.begin(), expected.size()).c_str(), shape_text(shape.data(), shape.size()).c_str());
@@ -53,6 +54,15 @@ TensorSource TensorSource::parse(napi_env env, napi_value value, const std::stri
   if (count == 0) throw_error(env, Code::ShapeMismatch, "%s has no elements", name.c_str());
   const size_t bytes = static_cast<size_t>(count) * dtype_bytes(source.dtype_);
 
+  if (!is_nullish(env, quantized)) {
+    source.quantized_ = QuantizedMatrixObject::from(env, quantized, (name + ".quantized").c_str()).native(env);
+    const QuantizedMatrix& matrix = source.quantized_->matrix;
+    if (source.dtype_ != Dtype::F32 || matrix.rows != source.rows_ || matrix.cols != source.cols_) {
+      throw_error(env, Code::ShapeMismatch, "%s.quantized is [%lld, %lld]", name.c_str(),
+                  static_cast<long long>(matrix.rows), static_cast<long long>(matrix.cols));
+    }
+    return source;
+  }
   if (is_nullish(env, file)) {
     const TypedView view = float_array(env, data, (name + ".data").c_str(), source.dtype_, count);
     throw_if_error(env, source.copy_.allocate(bytes));
@@ -61,8 +71,7 @@ TensorSource TensorSource::parse(napi_env env, napi_value value, const std::stri
   }
   source.file_ = MappedFileObject::from(env, file, (name + ".file").c_str()).file(env);
   const size_t size = source.file_->size();
-  source.offset_ =
-      static_cast<size_t>(integer(env, offset, (name + ".offset").c_str(), 0, static_cast<int64_t>(size)));
+  source.offset_ = static_cast<size_t>(integer(env, offset, (name + ".offset").c_str(), 0, static_cast<int64_t>(size)));
   if (bytes > size - source.offset_) {
     throw_error(env, Code::InvalidArgument, "%s needs %zu bytes at offset %zu, but the file has only %zu", name.c_str(),
                 bytes, source.offset_, size);
@@ -78,6 +87,10 @@ int64_t TensorSource::cols_of(napi_env env, napi_value value, const std::string&
 }
 
 Status TensorSource::bytes(const void** out) const {
+  if (quantized_ != nullptr && copy_.bytes() == 0) {
+    SMOE_RETURN_IF_ERROR(copy_.allocate(static_cast<size_t>(rows_ * cols_) * sizeof(float)));
+    for (int64_t r = 0; r < rows_; r++) dequantize_row(quantized_->matrix, r, copy_.as<float>() + r * cols_);
+  }
   if (file_ == nullptr) {
     *out = copy_.data();
     return {};

@@ -1,5 +1,5 @@
-// A weight on its way in: a slice of a mapped file, or a copy of a typed array. Parsed on the JS thread, read on the op
-// thread.
+// A weight on its way in: a slice of a mapped file, a copy of a typed array, or a quantized matrix. Parsed on the JS
+// thread, read on the op thread.
 #pragma once
 
 #include <napi.h>
@@ -14,6 +14,8 @@
 #include "formats/packed_matrix.h"
 
 namespace smoe {
+
+struct NativeQuantized;
 
 class TensorSource {
  public:
@@ -39,7 +41,8 @@ class TensorSource {
 
   std::shared_ptr<MappedFile> file_;
   size_t offset_ = 0;
-  Buffer copy_;
+  std::shared_ptr<NativeQuantized> quantized_;
+  mutable Buffer copy_;  // of the data; of a quantized matrix its values, made on first use
   Dtype dtype_ = Dtype::F32;
   int64_t rows_ = 0, cols_ = 0;  // a vector is one row
 };
