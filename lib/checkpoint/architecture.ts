@@ -1,6 +1,7 @@
 import type { ActivationName, NativeMomentumSpec } from '../../binding'
 import type { RouterSpec } from '../router/spec'
 import type { ConfigReader } from './config'
+import type { QuantizationScheme } from './quantized/scheme'
 import type { Rope } from './rope'
 
 /** Names of the tensors of one feed-forward, and its width I. */
@@ -51,6 +52,8 @@ export interface Architecture {
   clipQkv?: number
   layers: LayerPlan[]
   momentum?: NativeMomentumSpec
+  /** what quantization_config says */
+  quantization?: QuantizationScheme
   /** tokens that end a text */
   eos: number[]
 }

@@ -14,6 +14,7 @@ import type { Checkpoint } from './checkpoint'
 import { ConfigReader, readConfig, unsupported } from './config'
 import { layerPrefix } from './families/names'
 import { readJson } from './file_source'
+import { readScheme } from './quantized/scheme'
 import { findFamily } from './registry'
 import { readRope } from './rope'
 
@@ -38,11 +39,7 @@ const maxHeadDim = 65536
 export function readArchitecture(dir: string): Architecture {
   const config = readConfig(dir)
   const family = findFamily(config)
-  if (config.raw('quantization_config') !== undefined) {
-    throw unsupported(
-      `quantization_config in ${config.file} is not supported: weights must be f32, f16 or bf16`,
-    )
-  }
+  const quantization = readScheme(config)
   const hidden = config.size('hidden_size')
   const heads = config.size('num_attention_heads')
   const kvHeads = config.size('num_key_value_heads', heads)
@@ -74,6 +71,7 @@ export function readArchitecture(dir: string): Architecture {
     layers,
     eos: readEos(dir, config),
   }
+  if (quantization !== undefined) architecture.quantization = quantization
   if (plan.clipQkv !== undefined) architecture.clipQkv = plan.clipQkv
   const momentum = config.raw('momentum_smoe')
   if (momentum !== undefined) architecture.momentum = readMomentum(config, momentum, layers)

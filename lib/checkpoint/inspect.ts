@@ -5,6 +5,7 @@ import { checkString, shapeProduct } from '../validate'
 import type { Architecture } from './architecture'
 import { Checkpoint } from './checkpoint'
 import { describeHead, describeLayer, readArchitecture } from './describe'
+import { openCheckpoint } from './open'
 
 /** One decoder layer of a checkpoint. */
 export interface LayerSummary {
@@ -54,7 +55,7 @@ export interface CheckpointSummary {
 export function inspect(dir: string): CheckpointSummary {
   checkString('dir', dir)
   const architecture = readArchitecture(dir)
-  const checkpoint = Checkpoint.openHeaders(dir)
+  const checkpoint = openCheckpoint(dir, architecture, (name) => Checkpoint.openHeaders(name))
   try {
     describeHead(architecture, checkpoint)
     architecture.layers.forEach((_, i) => describeLayer(architecture, i, checkpoint))
