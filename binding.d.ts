@@ -327,8 +327,8 @@ export class Calibration {
 export function toF32(data: Uint16Array, dtype: 'f16' | 'bf16'): Float32Array
 export function fromF32(data: Float32Array, dtype: 'f16' | 'bf16'): Uint16Array
 
-/** Measured ceilings of this machine, on the pool: GB/s and GFLOP/s with `threads` threads. */
-export interface Ceilings { threads: number; dramReadGBs: number; l3ReadGBs: number; fmaGflops: number; bf16Gflops: number }
+/** Measured ceilings of this machine, on the pool: GB/s, GFLOP/s and (byte dot products) GOP/s with `threads` threads. */
+export interface Ceilings { threads: number; dramReadGBs: number; l3ReadGBs: number; fmaGflops: number; bf16Gflops: number; int8Gops: number }
 export function measureCeilings(threads: number, cancel?: CancelToken): Promise<Ceilings>
 
 export interface RuntimeInfo {

@@ -91,6 +91,7 @@ function best(a: Ceilings, b: Ceilings): Ceilings {
     l3ReadGBs: Math.max(a.l3ReadGBs, b.l3ReadGBs),
     fmaGflops: Math.max(a.fmaGflops, b.fmaGflops),
     bf16Gflops: Math.max(a.bf16Gflops, b.bf16Gflops),
+    int8Gops: Math.max(a.int8Gops, b.int8Gops),
   }
 }
 

@@ -53,7 +53,14 @@ double time_pass(smoe::ThreadPool& pool, const Kernel& kernel, const Shape& shap
       const int64_t step = (adjacent ? 2 : 1) * shape.tile_bytes;
       for (int pass = 0; pass < passes; ++pass) {
         for (int64_t pair = 0; pair < shape.pairs; ++pair) {
-          kernel.run(first + pair * step, second + pair * step, x, shape.chunks, shape.m, out);
+          smoe::TileArgs args;
+          args.w0 = first + pair * step;
+          args.w1 = second + pair * step;
+          args.x = x;
+          args.chunks = shape.chunks;
+          args.m = shape.m;
+          args.out = out;
+          kernel.run(args);
         }
       }
     });
@@ -90,9 +97,9 @@ int main(int argc, char** argv) {
   std::fill_n(weights.as<uint16_t>(), kDramBytes / 2, uint16_t{0x3c23});
   std::fill_n(x.as<uint16_t>(), 16 * kCols * 2, uint16_t{0x3c23});
 
-  const Kernel all[] = {{"tile_bf16_fast", table->tile_bf16_fast, 2, true},
-                        {"tile_bf16_exact", table->tile_bf16_exact, 2, false},
-                        {"tile_f32", table->tile_f32, 1, false}};
+  const Kernel all[] = {{"bf16 fast", table->tile[1][1], 2, true},
+                        {"bf16 exact", table->tile[1][0], 2, false},
+                        {"f32", table->tile[0][0], 1, false}};
   for (const Kernel& kernel : all) {
     std::printf("\n%s\n  m   L2 GFLOP/s  of peak    L3 GB/s  of peak   DRAM GB/s  of peak  DRAM adjacent tiles\n",
                 kernel.name);

@@ -36,6 +36,7 @@ class CeilingsTask : public AsyncTask {
     object.Set("l3ReadGBs", ceilings_.l3_read_gbs);
     object.Set("fmaGflops", ceilings_.fma_gflops);
     object.Set("bf16Gflops", ceilings_.bf16_gflops);
+    object.Set("int8Gops", ceilings_.int8_gops);
     return object;
   }
 

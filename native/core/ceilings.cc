@@ -147,6 +147,7 @@ Status measure_ceilings(ThreadPool& pool, int threads, const CancelFlag* cancel,
   result.fma_gflops = arithmetic_rate(watch, table->probe_fma, cancel) / 1e9;
   result.bf16_gflops =
       table->probe_bf16 != nullptr ? arithmetic_rate(watch, table->probe_bf16, cancel) / 1e9 : result.fma_gflops;
+  result.int8_gops = arithmetic_rate(watch, table->probe_int8, cancel) / 1e9;
   result.threads = watch.threads();
   if (cancelled(cancel)) return error(Code::Cancelled, "cancelled");
   *out = result;

@@ -1,13 +1,47 @@
 #include "formats/packed_matrix.h"
 
+#include <cstring>
+
 #include "formats/bf16.h"
 #include "formats/f32.h"
+#include "formats/format_info.h"
+#include "formats/quantized.h"
 
 namespace smoe {
 
 const char* weight_format_name(WeightFormat format) {
-  static const char* const names[] = {"f32", "bf16", "w8", "w4", "w4c", "w3", "w2", "w1", "wn", "t2", "t5", "f8"};
-  return names[static_cast<int>(format)];
+  if (format == WeightFormat::F32) return "f32";
+  if (format == WeightFormat::BF16) return "bf16";
+  const FormatInfo* info = format_info(format);
+  return info != nullptr ? info->name : "unknown";
+}
+
+bool weight_format_of(const char* name, WeightFormat* out) {
+  for (int i = 0; i < kWeightFormats; ++i) {
+    if (std::strcmp(name, weight_format_name(WeightFormat(i))) != 0) continue;
+    *out = WeightFormat(i);
+    return true;
+  }
+  return false;
+}
+
+int64_t PackedMatrix::chunk_cols() const {
+  if (!quantized()) return format == WeightFormat::BF16 ? 2 : 1;
+  return format_info(format)->unit_cols;
+}
+
+int64_t PackedMatrix::chunk_bytes() const {
+  return quantized() ? format_info(format)->unit_bytes + int64_t{64} * planes : 64;
+}
+
+const void* PackedMatrix::tile_scales(int64_t index) const {
+  const size_t bytes = static_cast<size_t>(groups() * kTileRows * (1 + planes)) * plane_type_bytes(scale_type);
+  return scales.bytes() == 0 ? nullptr : scales.as<unsigned char>() + static_cast<size_t>(index) * bytes;
+}
+
+const void* PackedMatrix::tile_zeros(int64_t index) const {
+  const size_t bytes = static_cast<size_t>(groups() * kTileRows) * plane_type_bytes(zero_type);
+  return zeros.bytes() == 0 ? nullptr : zeros.as<unsigned char>() + static_cast<size_t>(index) * bytes;
 }
 
 WeightFormat natural_format(Dtype dtype) { return dtype == Dtype::BF16 ? WeightFormat::BF16 : WeightFormat::F32; }
@@ -18,6 +52,9 @@ Status allocate_packed(int64_t rows, int64_t cols, WeightFormat format, PackedMa
   if (rows <= 0 || cols <= 0 || rows > kMaxSide || cols > kMaxSide) {
     return error(Code::InvalidArgument, "a weight matrix needs positive sizes below 2^40, got [%lld, %lld]",
                  static_cast<long long>(rows), static_cast<long long>(cols));
+  }
+  if (format != WeightFormat::F32 && format != WeightFormat::BF16) {
+    return error(Code::DtypeMismatch, "format %s needs codes and scales, not plain values", weight_format_name(format));
   }
   PackedMatrix matrix;
   matrix.format = format;
@@ -71,6 +108,7 @@ void unpack_row(const PackedMatrix& matrix, int64_t row, float* out) {
       bf16_format::unpack_row(tile, row_in_tile, matrix.cols, out);
       break;
     default:
+      unpack_quantized_row(matrix, row, out);
       break;
   }
 }

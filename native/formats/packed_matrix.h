@@ -12,27 +12,48 @@
 
 #include "core/buffer.h"
 #include "core/dtype.h"
+#include "formats/weight_format.h"
 
 namespace smoe {
 
-enum class WeightFormat : int { F32 = 0, BF16 = 1, W8, W4, W4C, W3, W2, W1, WN, T2, T5, F8 };
 const char* weight_format_name(WeightFormat format);
+// False, and *out untouched, for a name that is not a format.
+bool weight_format_of(const char* name, WeightFormat* out);
 
 constexpr int kTileRows = 16;
 
+inline size_t plane_type_bytes(PlaneType type) { return type == PlaneType::F32 ? 4 : 2; }
+
+// Quantized formats hold codes in such tiles, in units of one or more chunks (formats/planes.h), and beside them a
+// scale plane [tile][1 + planes][group][16] and, with zero points, a zero plane [tile][group][16]; padding rows have
+// scale 0.
 struct PackedMatrix {
   WeightFormat format = WeightFormat::F32;
   int64_t rows = 0;  // N, output features
   int64_t cols = 0;  // K, input features
   Buffer storage;
 
+  // Quantized formats only.
+  int64_t group = 0;  // columns per scale
+  int planes = 0;     // wn: one-bit planes
+  int codebook = 0;   // w4c
+  float mul = 1;      // factor of every scale
+  PlaneType scale_type = PlaneType::F16, zero_type = PlaneType::F16;
+  Buffer scales, zeros;  // zeros: zero point less the format's own; empty when symmetric
+
+  bool quantized() const { return format != WeightFormat::F32 && format != WeightFormat::BF16; }
   int64_t tiles() const { return (rows + kTileRows - 1) / kTileRows; }
-  // Columns that one 64-byte chunk covers, and the number of chunks in a tile.
-  int64_t chunk_cols() const { return format == WeightFormat::BF16 ? 2 : 1; }
+  // Columns and bytes of one unit of a tile (a chunk, or several in formats of more than one plane); units of a tile.
+  int64_t chunk_cols() const;
+  int64_t chunk_bytes() const;
   int64_t chunks() const { return (cols + chunk_cols() - 1) / chunk_cols(); }
-  size_t tile_bytes() const { return static_cast<size_t>(chunks()) * 64; }
+  int64_t groups() const { return group > 0 ? (cols + group - 1) / group : 0; }
+  size_t tile_bytes() const { return static_cast<size_t>(chunks() * chunk_bytes()); }
   const unsigned char* tile(int64_t index) const { return storage.as<unsigned char>() + index * tile_bytes(); }
-  size_t bytes() const { return storage.bytes(); }
+  // The planes of one tile; null without.
+  const void* tile_scales(int64_t index) const;
+  const void* tile_zeros(int64_t index) const;
+  size_t bytes() const { return storage.bytes() + scales.bytes() + zeros.bytes(); }
   bool empty() const { return rows == 0; }
 };
 
@@ -47,7 +68,8 @@ struct MatrixSource {
 // exact in bf16).
 WeightFormat natural_format(Dtype dtype);
 
-// Allocates `out` and packs `source` into it. F32 source to BF16 format rounds to nearest even.
+// Allocates `out` and packs `source` into it. F32 source to BF16 format rounds to nearest even. F32 and BF16 formats
+// only; quantized ones come from formats/quantized.h.
 Status pack(const MatrixSource& source, WeightFormat format, PackedMatrix* out);
 // Packs tiles [first, last) only, for callers that allocate once (allocate_packed) and pack in parallel.
 Status allocate_packed(int64_t rows, int64_t cols, WeightFormat format, PackedMatrix* out);

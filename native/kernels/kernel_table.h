@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "formats/weight_format.h"
+
 namespace smoe {
 
 enum class Activation : int { Silu = 0, GeluTanh = 1, GeluErf = 2, Relu = 3, Relu2 = 4, Identity = 5 };
@@ -41,28 +43,61 @@ struct ResidualState {
 
 constexpr int kOutStride = 32;  // floats per row of a tile-pair result: two tiles of 16
 
-// out[row][0..15] (and [16..31] when w1 is given) = sum over k ascending of tile rows times activation rows
-// (tile_bf16_fast: within a pair the odd k first, as vdpbf16ps does, so that every instruction set gives the same
-// bits).
-//   w0, w1   tiles (P16, packed_matrix.h); w1 may be null
-//   x        packed activations: BF16 [chunks][m] pairs (k even in the low half), F32 [chunks*chunk_cols][m] floats
-//   m        rows, 1..max_rows of the table
-//   out      [m][kOutStride] f32
-using TileFn = void (*)(const void* w0, const void* w1, const void* x, int64_t chunks, int m, float* out);
+// How activation rows are packed for a tile kernel, m rows side by side. K is padded to the unit of the weights.
+enum class RowKind : int {
+  F32 = 0,   // [K][m] floats
+  Bf16 = 1,  // [K/2][m] bf16 pairs, k even in the low half
+  Int8 = 2,  // [K/4][m] four signed bytes in [-127, 127], k ascending from the low byte; with scales and sums per group
+};
+constexpr int kRowKinds = 3;
+// Where activated hidden units go: packed as RowKind F32 or Bf16, or as plain f32 rows, to be packed later.
+enum class UnitForm : int { F32 = 0, Bf16 = 1, Rows = 2 };
+
+// A call of a tile kernel:
+//   out[row][0..15] (and [16..31] when w1 is given) = sum over k ascending of tile rows times activation rows
+// (bf16 rows: within a pair the odd k first, as vdpbf16ps does, so that every instruction set gives the same bits).
+// With groups, weight = mul * scale * (code - zero): codes of a group are summed up first, then scaled and added.
+struct TileArgs {
+  const void* w0 = nullptr;  // tiles (P16, packed_matrix.h); w1 may be null
+  const void* w1 = nullptr;
+  const void* s0 = nullptr;  // quantized: scale planes of the tiles, [groups][16]
+  const void* s1 = nullptr;
+  const void* z0 = nullptr;  // how far the zero points lie above `zero`, [groups][16]; null: symmetric
+  const void* z1 = nullptr;
+  const void* x = nullptr;         // packed activations, m rows
+  const float* x_scale = nullptr;  // Int8: [groups][m]
+  const int32_t* x_sum = nullptr;  // Int8: [groups][m] sums of the codes
+  int64_t chunks = 0;              // units of the tile
+  int64_t groups = 0;              // scale groups along K
+  int64_t group_chunks = 0;        // units per group; the last group may have fewer
+  float mul0 = 1, mul1 = 1;
+  PlaneType scale_type = PlaneType::F16, zero_type = PlaneType::F16;
+  int zero = 0;             // the format's own zero point
+  int codebook = 0;         // w4c
+  int planes = 0;           // wn: residual planes after the base; s0 is then [1 + planes][groups][16]
+  bool accumulate = false;  // adds to out instead of setting it
+  int m = 1;                // rows, 1..max_rows of the table
+  float* out = nullptr;     // [m][kOutStride]
+};
+using TileFn = void (*)(const TileArgs& args);
 
 struct KernelTable {
   const char* isa;  // "portable", "avx2", "avx512", "avx512bf16"
   int max_rows;     // most activation rows per TileFn call
 
-  // --- experts and every other linear map. exact: f32 activations; fast: bf16 activations.
-  TileFn tile_bf16_exact;  // bf16 weights, f32 activations ([k][m] floats, k = 2*chunks)
-  TileFn tile_bf16_fast;   // bf16 weights, bf16 activations
-  TileFn tile_f32;         // f32 weights, f32 activations
+  // --- experts and every other linear map, by weight format and kind of activation rows; null where a format does not
+  // take that kind. F32 rows are exact; Bf16 (bf16, w4c, f8) and Int8 (w*, t*) rows are Precision::Fast.
+  TileFn tile[kWeightFormats][kRowKinds];
 
   // Gathers m rows of K floats (each scaled by scale[r], null = 1) into the packed form of TileFn.
   // K odd is padded with a zero column to the chunk.
   void (*pack_rows_f32)(const float* const* rows, const float* scale, int m, int64_t k, int64_t padded_k, float* x);
   void (*pack_rows_bf16)(const float* const* rows, const float* scale, int m, int64_t k, int64_t padded_k, uint32_t* x);
+  // Per row and group of `group` columns (from 0 on; padding belongs to the last): scale = amax/127 and codes =
+  // x/scale, nearest even; a group whose amax is below 2^-100 is zero; one with a NaN or infinity has scale NaN.
+  // padded_k is a multiple of 4, group too unless it is K. x_scale, x_sum [groups][m].
+  void (*pack_rows_int8)(const float* const* rows, const float* scale, int m, int64_t k, int64_t padded_k,
+                         int64_t group, void* x, float* x_scale, int32_t* x_sum);
 
   // tile results -> activated hidden units, written in packed form at unit offset `unit` of x (for the down
   // projection).
@@ -71,11 +106,12 @@ struct KernelTable {
   //   count: columns of x to write, 1..16. A caller that pads K lets the padding columns be written here too: weight
   //   rows past the matrix are zero and every activation maps 0 to 0 (their bias must be 0). In the bf16 form an odd
   //   count writes the zero half of its last pair; in the f32 form exactly `count` columns are touched.
-  //   unit: a multiple of 16; m is also the stride of x; x_bf16: pack as bf16 pairs, else floats
+  //   unit: a multiple of 16; in the packed forms m is also the stride of x
+  //   UnitForm::Rows: x is [m][stride] floats, exactly `count` columns from `unit` on are touched
   void (*glu)(const float* tile, const float* bias_gate, const float* bias_up, Activation act, int m, int count,
-              int64_t unit, void* x, bool x_bf16);
+              int64_t unit, void* x, UnitForm form, int64_t stride);
   void (*mlp)(const float* tile, const float* bias, Activation act, int m, int count, int64_t unit, void* x,
-              bool x_bf16);
+              UnitForm form, int64_t stride);
 
   // --- combine + residual in one pass over memory, one token.
   //   y = sum over slots in slot order of weight[j]*rows[j][.]  (rows[j] null: skipped), + shared_scale*shared (null:
@@ -111,9 +147,11 @@ struct KernelTable {
   // work. Reads bytes (a multiple of 1024) of 64-byte aligned memory in order, as one stream.
   uint32_t (*probe_read)(const void* data, int64_t bytes);
   // `rounds` rounds of independent chains; the operations done are added to *flops. bf16 null: no such instruction,
-  // tile_bf16_fast multiplies in f32 and the f32 figure is its ceiling.
+  // bf16 rows are multiplied in f32 and the f32 figure is its ceiling.
   float (*probe_fma)(int64_t rounds, double* flops);
   float (*probe_bf16)(int64_t rounds, double* flops);
+  // The byte dot product that Int8 rows use, two operations per product.
+  float (*probe_int8)(int64_t rounds, double* ops);
 };
 
 // Tables by name; null when this build or this CPU lacks the instruction set.

@@ -10,17 +10,16 @@ namespace {
 // Work items per thread; with 16, the last item running alone costs about 1/32 of the stage on two threads.
 constexpr int64_t kItemsPerThread = 16;
 
+// Hidden units up to which packing them on the calling thread beats waking another.
+constexpr int64_t kInlineUnits = 1 << 14;
+
 struct Item {
   int32_t group;
   int32_t first, last;  // tile range (gate/up tiles, or pairs of down tiles)
 };
 
-bool bf16_inputs(const ExpertWeights& weights, Precision precision) {
-  return uses_bf16_rows(weights.up.format, precision);
-}
-bool bf16_units(const ExpertWeights& weights, Precision precision) {
-  return uses_bf16_rows(weights.down.format, precision);
-}
+RowLayout input_layout(const ExpertWeights& weights, Precision precision) { return row_layout(weights.up, precision); }
+RowLayout unit_layout(const ExpertWeights& weights, Precision precision) { return row_layout(weights.down, precision); }
 
 // Splits each group's tiles so that items weigh about the same. A tile costs its bytes, which do not depend on the
 // rows, plus arithmetic that does; 8 rows are about where the two meet on the machines measured (bench/NOTES.md), and
@@ -54,33 +53,37 @@ const float* bias_at(const std::vector<float>& bias, int64_t index) {
   return bias.empty() ? nullptr : bias.data() + index;
 }
 
-// Gate and up tiles of the same 16 hidden units, then the activation, written as the packed input of `down`.
+// Gate and up tiles of the same 16 hidden units, then the activation, written as the packed input of `down` or as rows.
 void run_up(const KernelTable& kernels, const ExpertFfnArgs& args, const Item& item) {
   const ExpertGroup& group = args.groups[item.group];
   const ExpertWeights& weights = *group.weights;
   const bool glu = !weights.gate.empty();
-  const bool x_bf16 = bf16_inputs(weights, args.precision), h_bf16 = bf16_units(weights, args.precision);
-  const TileFn tile_fn = tile_function(kernels, weights.up.format, x_bf16);
-  const size_t x_row = static_cast<size_t>(padded_cols(weights.up)) * packed_element_bytes(x_bf16);
-  const size_t h_row = static_cast<size_t>(padded_cols(weights.down)) * packed_element_bytes(h_bf16);
+  const RowLayout x_layout = input_layout(weights, args.precision), h_layout = unit_layout(weights, args.precision);
+  const TileFn tile_fn = tile_function(kernels, weights.up, x_layout);
+  const UnitForm form = group.units != nullptr           ? UnitForm::Rows
+                        : h_layout.kind == RowKind::Bf16 ? UnitForm::Bf16
+                                                         : UnitForm::F32;
+  const int64_t width = weights.up.rows;
   const RowBlocks blocks{group.rows, kernels.max_rows};
   alignas(64) float tile[kMaxTileRows * kOutStride];
   for (int64_t index = item.first; index < item.last; ++index) {
     const int64_t unit = index * kTileRows;
-    const int64_t left = weights.up.rows - unit;
+    const int64_t left = width - unit;
     const int count = static_cast<int>(left < kTileRows ? left : kTileRows);
     for (int64_t block = 0; block < blocks.count(); ++block) {
       const size_t first = static_cast<size_t>(blocks.begin(block));
       const int m = blocks.size(block);
-      const unsigned char* x = group.packed_x + first * x_row;
-      unsigned char* h = group.packed_h + first * h_row;
+      const unsigned char* x = group.packed_x + first * x_layout.row_bytes();
+      void* h = group.units != nullptr ? static_cast<void*>(group.units + first * static_cast<size_t>(width))
+                                       : group.packed_h + first * h_layout.row_bytes();
+      const TileArgs call = block_args(glu ? weights.gate : weights.up, x_layout, x, m, tile);
       if (glu) {
-        tile_fn(weights.gate.tile(index), weights.up.tile(index), x, weights.up.chunks(), m, tile);
+        run_tile_pair(tile_fn, weights.gate, index, &weights.up, index, call);
         kernels.glu(tile, bias_at(weights.gate_bias, unit), bias_at(weights.up_bias, unit), args.activation, m, count,
-                    unit, h, h_bf16);
+                    unit, h, form, width);
       } else {
-        tile_fn(weights.up.tile(index), nullptr, x, weights.up.chunks(), m, tile);
-        kernels.mlp(tile, bias_at(weights.up_bias, unit), args.activation, m, count, unit, h, h_bf16);
+        run_tile_pair(tile_fn, weights.up, index, nullptr, 0, call);
+        kernels.mlp(tile, bias_at(weights.up_bias, unit), args.activation, m, count, unit, h, form, width);
       }
     }
   }
@@ -89,21 +92,21 @@ void run_up(const KernelTable& kernels, const ExpertFfnArgs& args, const Item& i
 void run_down(const KernelTable& kernels, const ExpertFfnArgs& args, const Item& item) {
   const ExpertGroup& group = args.groups[item.group];
   const PackedMatrix& down = group.weights->down;
-  const bool h_bf16 = bf16_units(*group.weights, args.precision);
-  const TileFn tile_fn = tile_function(kernels, down.format, h_bf16);
-  const size_t h_row = static_cast<size_t>(padded_cols(down)) * packed_element_bytes(h_bf16);
+  const RowLayout layout = unit_layout(*group.weights, args.precision);
+  const TileFn tile_fn = tile_function(kernels, down, layout);
   const RowBlocks blocks{group.rows, kernels.max_rows};
   alignas(64) float tile[kMaxTileRows * kOutStride];
   for (int64_t pair = item.first; pair < item.last; ++pair) {
     const int64_t column = pair * 2 * kTileRows;
     const int64_t left = down.rows - column;
     const int width = static_cast<int>(left < 2 * kTileRows ? left : 2 * kTileRows);
-    const void* second = width > kTileRows ? down.tile(2 * pair + 1) : nullptr;
+    const PackedMatrix* second = width > kTileRows ? &down : nullptr;
     const float* bias = bias_at(group.weights->down_bias, column);
     for (int64_t block = 0; block < blocks.count(); ++block) {
       const int64_t first = blocks.begin(block);
       const int m = blocks.size(block);
-      tile_fn(down.tile(2 * pair), second, group.packed_h + static_cast<size_t>(first) * h_row, down.chunks(), m, tile);
+      const unsigned char* h = group.packed_h + static_cast<size_t>(first) * layout.row_bytes();
+      run_tile_pair(tile_fn, down, 2 * pair, second, 2 * pair + 1, block_args(down, layout, h, m, tile));
       for (int row = 0; row < m; ++row) {
         float* out = group.out + (first + row) * down.rows + column;
         const float* from = tile + row * kOutStride;
@@ -118,21 +121,19 @@ void run_down(const KernelTable& kernels, const ExpertFfnArgs& args, const Item&
 }
 
 void pack_group_block(const KernelTable& kernels, const ExpertFfnArgs& args, const ExpertGroup& group, int64_t block) {
-  const ExpertWeights& weights = *group.weights;
-  const bool bf16 = bf16_inputs(weights, args.precision);
+  const RowLayout layout = input_layout(*group.weights, args.precision);
   const RowBlocks blocks{group.rows, kernels.max_rows};
-  const int64_t first = blocks.begin(block), padded_k = padded_cols(weights.up);
-  pack_rows(kernels, group.inputs + first, group.input_scale != nullptr ? group.input_scale + first : nullptr,
-            blocks.size(block), weights.up.cols, padded_k, bf16,
-            group.packed_x + static_cast<size_t>(first * padded_k) * packed_element_bytes(bf16));
+  const int64_t first = blocks.begin(block);
+  pack_rows(kernels, layout, group.inputs + first, group.input_scale != nullptr ? group.input_scale + first : nullptr,
+            blocks.size(block), group.packed_x + static_cast<size_t>(first) * layout.row_bytes());
 }
 
 void pack_inputs(const KernelTable& kernels, ThreadPool& pool, const ExpertFfnArgs& args) {
   if (args.same_input) {
     pack_group_block(kernels, args, args.groups[0], 0);
+    const RowLayout packed = input_layout(*args.groups[0].weights, args.precision);
     for (int64_t g = 1; g < args.count; ++g) {
-      const ExpertWeights& weights = *args.groups[g].weights;
-      if (weights.up.format == args.groups[0].weights->up.format) {
+      if (input_layout(*args.groups[g].weights, args.precision) == packed) {
         args.groups[g].packed_x = args.groups[0].packed_x;
       } else {
         pack_group_block(kernels, args, args.groups[g], 0);
@@ -146,20 +147,58 @@ void pack_inputs(const KernelTable& kernels, ThreadPool& pool, const ExpertFfnAr
   });
 }
 
-// The packed hidden units past I (an odd I pads to a chunk) must be zero: their weights are, but 0 * NaN is not.
+// Hidden units that were written as rows, into the form that `down` reads.
+void pack_units(const KernelTable& kernels, ThreadPool& pool, const ExpertFfnArgs& args) {
+  int64_t elements = 0;
+  for (int64_t g = 0; g < args.count; ++g) {
+    const ExpertGroup& group = args.groups[g];
+    if (group.units != nullptr) elements += group.rows * group.weights->down.cols;
+  }
+  if (elements == 0) return;
+  const auto pack_group = [&](int64_t g, int) {
+    const ExpertGroup& group = args.groups[g];
+    if (group.units == nullptr) return;
+    const RowLayout layout = unit_layout(*group.weights, args.precision);
+    const RowBlocks blocks{group.rows, kernels.max_rows};
+    for (int64_t block = 0; block < blocks.count(); ++block) {
+      const float* rows[kMaxTileRows];
+      const int m = blocks.size(block);
+      const int64_t first = blocks.begin(block);
+      for (int row = 0; row < m; ++row) rows[row] = group.units + (first + row) * layout.cols;
+      pack_rows(kernels, layout, rows, nullptr, m, group.packed_h + static_cast<size_t>(first) * layout.row_bytes());
+    }
+  };
+  if (elements <= kInlineUnits) {
+    for (int64_t g = 0; g < args.count; ++g) pack_group(g, 0);
+  } else {
+    pool.parallel_for(args.count, pack_group);
+  }
+}
+
+// The packed hidden units past I (padding to a whole chunk) must be zero: their weights are, but 0 * NaN is not.
 void clear_padding(const ExpertFfnArgs& args, const KernelTable& kernels, ExpertGroup* group) {
-  const PackedMatrix& down = group->weights->down;
-  const int64_t padded = padded_cols(down);
-  if (padded == down.cols) return;
-  const size_t element = packed_element_bytes(bf16_units(*group->weights, args.precision));
+  const RowLayout layout = unit_layout(*group->weights, args.precision);
+  if (layout.padded == layout.cols || group->units != nullptr) return;
+  // bf16 columns come in pairs; where a pair is half padding, its first column is written by the activation later.
+  const int64_t whole = layout.kind == RowKind::Bf16 ? layout.cols / 2 * 2 : layout.cols;
   const RowBlocks blocks{group->rows, kernels.max_rows};
   for (int64_t block = 0; block < blocks.count(); ++block) {
-    // The last chunk of a block: two columns of m rows. Its first column is written by the activation later.
-    const size_t begin = static_cast<size_t>(blocks.begin(block) * padded) * element;
-    const size_t chunk = static_cast<size_t>(blocks.size(block)) * 2 * element;
-    const size_t end = begin + static_cast<size_t>(blocks.size(block) * padded) * element;
-    std::memset(group->packed_h + end - chunk, 0, chunk);
+    const size_t m = static_cast<size_t>(blocks.size(block));
+    unsigned char* begin = group->packed_h + static_cast<size_t>(blocks.begin(block)) * layout.row_bytes();
+    std::memset(begin + static_cast<size_t>(whole) * layout.element_bytes() * m, 0,
+                static_cast<size_t>(layout.padded - whole) * layout.element_bytes() * m);
   }
+}
+
+// Precision does not matter for what it reserves: f32 rows are the widest.
+size_t packed_bytes(const PackedMatrix& matrix, int64_t rows) {
+  const size_t exact = row_layout(matrix, Precision::Exact).row_bytes(),
+               fast = row_layout(matrix, Precision::Fast).row_bytes();
+  return static_cast<size_t>(rows) * (exact > fast ? exact : fast);
+}
+
+bool units_as_rows(const ExpertWeights& weights, Precision precision) {
+  return unit_layout(weights, precision).kind == RowKind::Int8;
 }
 
 }  // namespace
@@ -181,9 +220,11 @@ Status validate_expert(const ExpertWeights& expert, int64_t hidden, bool glu, co
   if (!glu && !expert.gate.empty()) {
     return error(Code::InvalidSpec, "%s has a gate matrix but the layer is a plain MLP", name);
   }
-  if (glu && expert.gate.format != expert.up.format) {
-    return error(Code::DtypeMismatch, "%s gate and up must have the same format, got %s and %s", name,
-                 weight_format_name(expert.gate.format), weight_format_name(expert.up.format));
+  // They read the same packed rows.
+  if (glu && (expert.gate.format != expert.up.format || expert.gate.group != expert.up.group)) {
+    return error(Code::DtypeMismatch, "%s gate and up must have the same format and group, got %s/%lld and %s/%lld",
+                 name, weight_format_name(expert.gate.format), static_cast<long long>(expert.gate.group),
+                 weight_format_name(expert.up.format), static_cast<long long>(expert.up.group));
   }
   if (expert.down.rows != hidden || expert.down.cols != width) return bad("down", expert.down, hidden, width);
   const auto check_bias = [&](const char* tensor, const std::vector<float>& bias, int64_t length) {
@@ -197,9 +238,12 @@ Status validate_expert(const ExpertWeights& expert, int64_t hidden, bool glu, co
 }
 
 size_t expert_group_bytes(const ExpertWeights& weights, int64_t rows) {
-  const size_t n = static_cast<size_t>(rows);
-  return Workspace::bytes_for<float>(n * static_cast<size_t>(padded_cols(weights.up))) +
-         Workspace::bytes_for<float>(n * static_cast<size_t>(padded_cols(weights.down)));
+  size_t total = Workspace::bytes_for<unsigned char>(packed_bytes(weights.up, rows)) +
+                 Workspace::bytes_for<unsigned char>(packed_bytes(weights.down, rows));
+  if (units_as_rows(weights, Precision::Fast)) {
+    total += Workspace::bytes_for<float>(static_cast<size_t>(rows * weights.down.cols));
+  }
+  return total;
 }
 
 size_t expert_items_bytes(int64_t groups, int threads) {
@@ -212,11 +256,11 @@ Status expert_ffn(const KernelTable& kernels, ThreadPool& pool, const ExpertFfnA
   Item* items = workspace.take<Item>(static_cast<size_t>(2 * args.count + (pool.max_size() + 1) * kItemsPerThread));
   for (int64_t g = 0; g < args.count; ++g) {
     ExpertGroup& group = args.groups[g];
-    const size_t rows = static_cast<size_t>(group.rows);
-    group.packed_x =
-        workspace.take<unsigned char>(rows * static_cast<size_t>(padded_cols(group.weights->up)) * sizeof(float));
-    group.packed_h =
-        workspace.take<unsigned char>(rows * static_cast<size_t>(padded_cols(group.weights->down)) * sizeof(float));
+    group.packed_x = workspace.take<unsigned char>(packed_bytes(group.weights->up, group.rows));
+    group.packed_h = workspace.take<unsigned char>(packed_bytes(group.weights->down, group.rows));
+    if (units_as_rows(*group.weights, args.precision)) {
+      group.units = workspace.take<float>(static_cast<size_t>(group.rows * group.weights->down.cols));
+    }
     clear_padding(args, kernels, &group);
   }
   const auto stopped = [&] { return cancelled(args.cancel) ? Status(Code::Cancelled, "cancelled") : Status(); };
@@ -228,6 +272,7 @@ Status expert_ffn(const KernelTable& kernels, ThreadPool& pool, const ExpertFfnA
     if (!cancelled(args.cancel)) run_up(kernels, args, items[index]);
   });
   SMOE_RETURN_IF_ERROR(stopped());
+  pack_units(kernels, pool, args);
   count = split(args, pool.size(), true, items);
   pool.parallel_for(count, [&](int64_t index, int) {
     if (!cancelled(args.cancel)) run_down(kernels, args, items[index]);

@@ -33,9 +33,11 @@ struct ExpertGroup {
   const float* const* inputs = nullptr;  // [rows] pointers to H floats
   const float* input_scale = nullptr;    // [rows] factor on the input (weight on input), or null
   float* out = nullptr;                  // [rows, H]
-  // Filled by expert_ffn: packed inputs and packed hidden units.
+  // Filled by expert_ffn: packed inputs and packed hidden units, and the units as rows [rows, I] where packing them
+  // needs a whole row (int8: its maximum per group).
   unsigned char* packed_x = nullptr;
   unsigned char* packed_h = nullptr;
+  float* units = nullptr;
 };
 
 struct ExpertFfnArgs {

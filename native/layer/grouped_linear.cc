@@ -30,7 +30,9 @@ void store_tile(const float* tile, int m, int width, const float* bias, float* o
 }  // namespace
 
 size_t linear_workspace_bytes(int64_t rows, int64_t k) {
-  const size_t packed = aligned(static_cast<size_t>(rows) * static_cast<size_t>(k + 1) * sizeof(float));
+  // Enough for every layout: a unit of at most 32 columns is padded, and where there are int8 groups (of 4 columns at
+  // least) an element with its share of scale and sum takes 3 bytes.
+  const size_t packed = aligned(static_cast<size_t>(rows) * static_cast<size_t>(k + 31) * sizeof(float));
   return packed + aligned(static_cast<size_t>(rows) * sizeof(float*));
 }
 
@@ -38,23 +40,23 @@ void linear(const KernelTable& kernels, ThreadPool& pool, Precision precision, c
             void* workspace) {
   if (args.rows == 0) return;
   const PackedMatrix& weight = *args.weight;
-  const int64_t k = weight.cols, padded_k = padded_cols(weight);
-  const bool bf16_rows = uses_bf16_rows(weight.format, precision);
-  const size_t element = packed_element_bytes(bf16_rows);
-  const TileFn tile_fn = tile_function(kernels, weight.format, bf16_rows);
+  const int64_t k = weight.cols;
+  const RowLayout layout = row_layout(weight, precision);
+  const size_t row_bytes = layout.row_bytes();
+  const TileFn tile_fn = tile_function(kernels, weight, layout);
   const RowBlocks blocks{args.rows, kernels.max_rows};
   const int64_t x_stride = args.x_stride != 0 ? args.x_stride : k;
   const int64_t out_stride = args.out_stride != 0 ? args.out_stride : weight.rows;
 
   unsigned char* packed = static_cast<unsigned char*>(workspace);
   const float** rows = reinterpret_cast<const float**>(
-      packed + aligned(static_cast<size_t>(args.rows) * static_cast<size_t>(k + 1) * sizeof(float)));
+      packed + aligned(static_cast<size_t>(args.rows) * static_cast<size_t>(k + 31) * sizeof(float)));
   for (int64_t row = 0; row < args.rows; ++row) rows[row] = args.x + row * x_stride;
 
   const auto pack_block = [&](int64_t block, int) {
     const int64_t first = blocks.begin(block);
-    pack_rows(kernels, rows + first, nullptr, blocks.size(block), k, padded_k, bf16_rows,
-              packed + static_cast<size_t>(first * padded_k) * element);
+    pack_rows(kernels, layout, rows + first, nullptr, blocks.size(block),
+              packed + static_cast<size_t>(first) * row_bytes);
   };
 
   const int64_t pairs = (weight.tiles() + 1) / 2;
@@ -68,12 +70,12 @@ void linear(const KernelTable& kernels, ThreadPool& pool, Precision precision, c
       const int64_t column = pair * 2 * kTileRows;
       const int64_t left = weight.rows - column;
       const int width = static_cast<int>(left < 2 * kTileRows ? left : 2 * kTileRows);
-      const void* second = width > kTileRows ? weight.tile(2 * pair + 1) : nullptr;
+      const PackedMatrix* second = width > kTileRows ? &weight : nullptr;
       for (int64_t block = 0; block < blocks.count(); ++block) {
         const int64_t first = blocks.begin(block);
         const int m = blocks.size(block);
-        tile_fn(weight.tile(2 * pair), second, packed + static_cast<size_t>(first * padded_k) * element,
-                weight.chunks(), m, tile);
+        run_tile_pair(tile_fn, weight, 2 * pair, second, 2 * pair + 1,
+                      block_args(weight, layout, packed + static_cast<size_t>(first) * row_bytes, m, tile));
         store_tile(tile, m, width, args.bias != nullptr ? args.bias + column : nullptr,
                    args.out + first * out_stride + column, out_stride);
       }

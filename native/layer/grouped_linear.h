@@ -7,15 +7,9 @@
 #include "core/thread_pool.h"
 #include "formats/packed_matrix.h"
 #include "kernels/kernel_table.h"
+#include "layer/row_blocks.h"
 
 namespace smoe {
-
-enum class Precision : int { Exact = 0, Fast = 1 };
-
-// f32 activations for f32 weights always; bf16 activations for bf16 weights in Precision::Fast.
-inline bool uses_bf16_rows(WeightFormat format, Precision precision) {
-  return format == WeightFormat::BF16 && precision == Precision::Fast;
-}
 
 // y = x W^T + b for a number of rows. x [rows, K] (stride x_stride floats, 0 = K), out [rows, N] (stride out_stride, 0
 // = N), bias [N] f32 or null.
@@ -29,7 +23,7 @@ struct LinearArgs {
   int64_t out_stride = 0;
 };
 
-// Bytes of scratch that linear() needs; 64-byte aligned memory.
+// Bytes of scratch that linear() needs for f32 and bf16 weights; 64-byte aligned memory.
 size_t linear_workspace_bytes(int64_t rows, int64_t k);
 void linear(const KernelTable& kernels, ThreadPool& pool, Precision precision, const LinearArgs& args, void* workspace);
 

@@ -166,10 +166,10 @@ size_t MoeLayer::workspace_bytes(int64_t tokens, int slots, int threads) const {
   total += Workspace::bytes_for<ExpertGroup>(e + 1) + Workspace::bytes_for<float>(pairs * h);  // groups, results
   total += Workspace::bytes_for<const float*>(pairs) + Workspace::bytes_for<float>(pairs);     // inputs, scales
   total += expert_items_bytes(static_cast<int64_t>(e + 1), threads);
-  // All pairs at the widest expert, and the rounding of each group's two arrays.
+  // All pairs at the widest expert, and the rounding of each group's three arrays.
   size_t widest = 0;
   for (const ExpertWeights& expert : experts) widest = std::max(widest, expert_group_bytes(expert, 1));
-  total += pairs * widest + (e + 1) * 128;
+  total += pairs * widest + (e + 1) * 192;
   if (!shared.empty()) {
     total += expert_group_bytes(shared[0], tokens) + Workspace::bytes_for<float>(t * h) +
              Workspace::bytes_for<const float*>(t);

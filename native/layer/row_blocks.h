@@ -1,4 +1,4 @@
-// How the rows of one group are cut into blocks for the tile kernels, and packed.
+// How the rows of one group are cut into blocks for the tile kernels, packed, and handed to them.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,8 @@
 #include "kernels/kernel_table.h"
 
 namespace smoe {
+
+enum class Precision : int { Exact = 0, Fast = 1 };
 
 // Upper bound of KernelTable::max_rows over all instruction sets; sizes tile results on the stack.
 constexpr int kMaxTileRows = 16;
@@ -25,22 +27,35 @@ struct RowBlocks {
   int size(int64_t block) const { return static_cast<int>(begin(block + 1) - begin(block)); }
 };
 
-inline TileFn tile_function(const KernelTable& kernels, WeightFormat format, bool bf16_rows) {
-  if (format == WeightFormat::F32) return kernels.tile_f32;
-  return bf16_rows ? kernels.tile_bf16_fast : kernels.tile_bf16_exact;
-}
+// Activation rows as a matrix wants them packed. A block of m rows is m * row_bytes: the packed elements and, for Int8,
+// [groups][m] scales and [groups][m] sums behind them.
+struct RowLayout {
+  RowKind kind = RowKind::F32;
+  int64_t cols = 0, padded = 0;
+  int64_t group = 0, groups = 0;  // Int8
 
-// K as the tile kernels see it, and the bytes of one packed element.
-inline int64_t padded_cols(const PackedMatrix& matrix) { return matrix.chunks() * matrix.chunk_cols(); }
-inline size_t packed_element_bytes(bool bf16_rows) { return bf16_rows ? 2 : 4; }
-
-inline void pack_rows(const KernelTable& kernels, const float* const* rows, const float* scale, int m, int64_t k,
-                      int64_t padded_k, bool bf16_rows, void* out) {
-  if (bf16_rows) {
-    kernels.pack_rows_bf16(rows, scale, m, k, padded_k, static_cast<uint32_t*>(out));
-  } else {
-    kernels.pack_rows_f32(rows, scale, m, k, padded_k, static_cast<float*>(out));
+  bool operator==(const RowLayout& other) const {
+    return kind == other.kind && cols == other.cols && padded == other.padded && group == other.group;
   }
+  size_t element_bytes() const { return kind == RowKind::F32 ? 4 : kind == RowKind::Bf16 ? 2 : 1; }
+  size_t row_bytes() const { return static_cast<size_t>(padded) * element_bytes() + static_cast<size_t>(groups) * 8; }
+};
+
+// f32 activations for f32 weights and in Precision::Exact; else bf16 ones for bf16, w4c and f8, and int8 ones for
+// integers.
+RowLayout row_layout(const PackedMatrix& matrix, Precision precision);
+void pack_rows(const KernelTable& kernels, const RowLayout& layout, const float* const* rows, const float* scale, int m,
+               void* out);
+
+// The call for one block of packed rows; tiles are set per call.
+TileArgs block_args(const PackedMatrix& matrix, const RowLayout& layout, const void* block, int m, float* out);
+// Runs tile `first` of a and, unless b is null, tile `second` of b, results side by side. The two matrices have the
+// same format and row layout; what else they may differ in takes two calls.
+void run_tile_pair(TileFn tile, const PackedMatrix& a, int64_t first, const PackedMatrix* b, int64_t second,
+                   TileArgs args);
+
+inline TileFn tile_function(const KernelTable& kernels, const PackedMatrix& matrix, const RowLayout& layout) {
+  return kernels.tile[static_cast<int>(matrix.format)][static_cast<int>(layout.kind)];
 }
 
 }  // namespace smoe

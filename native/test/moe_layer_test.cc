@@ -6,6 +6,8 @@
 #include <cstring>
 #include <random>
 
+#include "formats/format_info.h"
+#include "formats/rtn.h"
 #include "layer/reference.h"
 
 using namespace smoe;
@@ -44,11 +46,47 @@ ExpertWeights expert(Random& random, int64_t h, int64_t width, bool glu, bool bi
   return weights;
 }
 
-// A layer whose every choice is drawn at random; sizes are deliberately not multiples of 16 or of 2.
-MoeLayer random_layer(Random& random) {
+// Each projection of each expert in a format, group and symmetry of its own (gate and up alike); sizes are multiples
+// of 16.
+ExpertWeights mixed_expert(Random& random, int64_t h, int64_t width, bool glu, bool biases) {
+  ExpertWeights weights = expert(random, h, width, glu, biases, WeightFormat::BF16);
+  const auto quantized = [&](int64_t rows, int64_t cols, int choice, bool asymmetric) {
+    const std::vector<float> values = random.vector(rows * cols, 1 / std::sqrt(static_cast<float>(cols)));
+    RtnOptions options;
+    if (choice >= kWeightFormats) options.codebook = choice - kWeightFormats + 1;
+    const WeightFormat format = choice >= kWeightFormats ? WeightFormat::W4C : WeightFormat(choice);
+    PackedMatrix packed;
+    const MatrixSource source{values.data(), Dtype::F32, rows, cols};
+    if (format_info(format) == nullptr) {
+      REQUIRE(pack(source, format, &packed).ok());
+      return packed;
+    }
+    options.asymmetric = asymmetric && format_info(format)->asymmetric;
+    options.planes = random.below(3);
+    QuantizedMatrix matrix;
+    const Status status = quantize_rtn(source, format, options, &matrix);
+    REQUIRE_MESSAGE(status.ok(), status.message());
+    REQUIRE(pack_quantized(matrix, &packed).ok());
+    return packed;
+  };
+  const int first = random.below(kWeightFormats + 2), second = random.below(kWeightFormats + 2);
+  if (glu) weights.gate = quantized(width, h, first, random.below(2) == 0);
+  weights.up = quantized(width, h, first, random.below(2) == 0);
+  weights.down = quantized(h, width, second, random.below(2) == 0);
+  return weights;
+}
+
+// A layer whose every choice is drawn at random; sizes are deliberately not multiples of 16 or of 2, unless the
+// experts' formats are `mixed`.
+MoeLayer random_layer(Random& random, bool mixed = false) {
   MoeLayer layer;
   const WeightFormat format = random.below(3) == 0 ? WeightFormat::F32 : WeightFormat::BF16;
-  const int64_t h = 3 + random.below(70);
+  const int64_t h = mixed ? 16 * (1 + random.below(10)) : 3 + random.below(70);
+  const auto any_expert = [&](bool biases) {
+    const int64_t width = mixed ? 16 * (1 + random.below(8)) : 1 + random.below(50);
+    return mixed ? mixed_expert(random, h, width, layer.config.glu, biases)
+                 : expert(random, h, width, layer.config.glu, biases, format);
+  };
   const int e = 2 * (1 + random.below(8));
   layer.config.hidden = h;
   layer.config.glu = random.below(4) != 0;
@@ -70,10 +108,9 @@ MoeLayer random_layer(Random& random) {
     layer.model_bias = random.vector(e, 0.1f);
     router.has_bias = true;
   }
-  for (int i = 0; i < e; ++i)
-    layer.experts.push_back(expert(random, h, 1 + random.below(50), layer.config.glu, biases, format));
+  for (int i = 0; i < e; ++i) layer.experts.push_back(any_expert(biases));
   if (random.below(2) == 0) {
-    layer.shared.push_back(expert(random, h, 1 + random.below(50), layer.config.glu, biases, format));
+    layer.shared.push_back(any_expert(biases));
     if (random.below(2) == 0) layer.shared_gate = matrix(random, 1, h, format);
   }
   REQUIRE(layer.validate().ok());
@@ -109,10 +146,11 @@ Run run(const MoeLayer& layer, const std::vector<float>& hidden, int threads) {
 
 }  // namespace
 
-TEST_CASE("random layers agree with the double-precision reference") {
-  for (unsigned seed = 0; seed < 60; ++seed) {
+TEST_CASE("random layers, also of mixed formats, agree with the double-precision reference") {
+  for (unsigned seed = 0; seed < 160; ++seed) {
     Random random(seed);
-    const MoeLayer layer = random_layer(random);
+    const bool mixed = seed >= 60;
+    const MoeLayer layer = random_layer(random, mixed);
     const int64_t h = layer.config.hidden, tokens = random.below(4) == 0 ? 1 : 1 + random.below(40);
     const std::vector<float> hidden = random.vector(tokens * h, 1);
     const Run got = run(layer, hidden, 2);
@@ -123,7 +161,9 @@ TEST_CASE("random layers agree with the double-precision reference") {
     // f32 sums of at most 72 + 51 terms and an activation: each output errs by at most about (72 + 51 + 16) * 2^-24 of
     // the sum over absolute values, which `scale` is. In fast the reference rounds the same inputs, but a hidden unit
     // that lies near a rounding boundary may fall to the other side: one bf16 ulp, 2^-8 of the unit.
-    const double bound = fast ? std::ldexp(1.0, -8) : 140 * std::ldexp(1.0, -24);
+    // Mixed layers are up to 160 + 128 wide, and the magnitude of a weight with zero point is code * scale + zero *
+    // scale, up to twice the range of its group, some times the weight.
+    const double bound = fast ? std::ldexp(1.0, -8) : (mixed ? 2000 : 140) * std::ldexp(1.0, -24);
     double worst = 0;
     for (size_t i = 0; i < want.size(); ++i) worst = std::max(worst, std::fabs(got.out[i] - want[i]) / scale[i]);
     CHECK_MESSAGE(worst <= bound, "seed " << seed << " worst " << worst);
@@ -131,9 +171,9 @@ TEST_CASE("random layers agree with the double-precision reference") {
 }
 
 TEST_CASE("a token's bits depend neither on its batch nor on the number of threads") {
-  for (unsigned seed = 100; seed < 116; ++seed) {
+  for (unsigned seed = 100; seed < 130; ++seed) {
     Random random(seed);
-    const MoeLayer layer = random_layer(random);
+    const MoeLayer layer = random_layer(random, seed % 2 == 1);
     const int64_t h = layer.config.hidden, tokens = 37;
     const std::vector<float> hidden = random.vector(tokens * h, 1);
     const Run all = run(layer, hidden, 2);
@@ -196,6 +236,25 @@ TEST_CASE("no tokens is no work, and a cancelled call says so") {
   args.out = out.data();
   args.cancel = &flag;
   CHECK(layer.forward(args, *kernels(), pool, workspace).code() == Code::Cancelled);
+}
+
+TEST_CASE("gate and up of different formats are refused, and bytes count scales and zero points") {
+  Random random(13);
+  MoeLayer layer = random_layer(random, true);
+  while (!layer.config.glu) layer = random_layer(random, true);
+  const std::vector<float> values = random.vector(layer.experts[0].up.rows * layer.config.hidden, 1);
+  QuantizedMatrix matrix;
+  const MatrixSource source{values.data(), Dtype::F32, layer.experts[0].up.rows, layer.config.hidden};
+  REQUIRE(quantize_rtn(source, WeightFormat::W4, 16, true, &matrix).ok());
+  PackedMatrix packed;
+  REQUIRE(pack_quantized(matrix, &packed).ok());
+  const size_t weights = static_cast<size_t>(packed.rows * packed.cols);
+  CHECK(packed.bytes() == weights / 2 + 2 * weights / 16 * 2);  // codes, f16 scales and f16 zero points
+  const size_t before = layer.bytes() - layer.experts[0].up.bytes();
+  layer.experts[0].up = std::move(packed);
+  CHECK(layer.bytes() == before + layer.experts[0].up.bytes());
+  REQUIRE(pack({values.data(), Dtype::F32, source.rows, source.cols}, WeightFormat::BF16, &layer.experts[0].gate).ok());
+  CHECK(layer.validate().code() == Code::DtypeMismatch);
 }
 
 TEST_CASE("shapes that do not agree are refused by name") {

@@ -25,9 +25,9 @@ struct Variant {
 
 std::vector<Variant> variants() {
   const KernelTable& table = *kernels();
-  return {{"bf16 exact", WeightFormat::BF16, false, table.tile_bf16_exact},
-          {"bf16 fast", WeightFormat::BF16, true, table.tile_bf16_fast},
-          {"f32", WeightFormat::F32, false, table.tile_f32}};
+  return {{"bf16 exact", WeightFormat::BF16, false, table.tile[1][0]},
+          {"bf16 fast", WeightFormat::BF16, true, table.tile[1][1]},
+          {"f32", WeightFormat::F32, false, table.tile[0][0]}};
 }
 
 std::vector<float> random_values(size_t count, uint32_t seed) {
@@ -69,6 +69,17 @@ Packed pack_x(const Variant& variant, const float* x, const std::vector<int>& ro
   return packed;
 }
 
+TileArgs call(const void* w0, const void* w1, const void* x, int64_t chunks, int m, float* out) {
+  TileArgs args;
+  args.w0 = w0;
+  args.w1 = w1;
+  args.x = x;
+  args.chunks = chunks;
+  args.m = m;
+  args.out = out;
+  return args;
+}
+
 }  // namespace
 
 TEST_CASE("tiles agree with the double reference, and a row's bits depend neither on its batch nor on the pair") {
@@ -99,7 +110,7 @@ TEST_CASE("tiles agree with the double reference, and a row's bits depend neithe
       std::vector<float> alone(static_cast<size_t>(max_rows) * kOutStride);
       for (int row = 0; row < max_rows; ++row) {
         const Packed packed = pack_x(variant, x.data(), {row}, nullptr, k, padded_k);
-        variant.run(matrix.tile(0), w1, packed.words.data(), matrix.chunks(), 1, alone.data() + row * kOutStride);
+        variant.run(call(matrix.tile(0), w1, packed.words.data(), matrix.chunks(), 1, alone.data() + row * kOutStride));
         for (int64_t column = 0; column < n; ++column) {
           const size_t at = static_cast<size_t>(row * n + column);
           const double got = alone[static_cast<size_t>(row * kOutStride + column)];
@@ -123,7 +134,7 @@ TEST_CASE("tiles agree with the double reference, and a row's bits depend neithe
         CHECK(packed.intact());
         for (const void* second : {w1, static_cast<const void*>(nullptr)}) {
           std::vector<float> out(static_cast<size_t>(m + 1) * kOutStride, -7.0f);
-          variant.run(matrix.tile(0), second, packed.words.data(), matrix.chunks(), m, out.data());
+          variant.run(call(matrix.tile(0), second, packed.words.data(), matrix.chunks(), m, out.data()));
           int different = 0;
           for (int i = 0; i < m; ++i) {
             different +=
@@ -140,15 +151,15 @@ TEST_CASE("tiles agree with the double reference, and a row's bits depend neithe
 }
 
 // As long as no subnormal is involved, which vdpbf16ps takes as zero.
-TEST_CASE("tile_bf16_fast gives the same bits under every instruction set") {
+TEST_CASE("bf16 rows on bf16 weights give the same bits under every instruction set") {
   constexpr int64_t n = 32, k = 600;
   const std::vector<float> w = random_values(n * k, 3), x = random_values(k, 4);
   PackedMatrix matrix;
   REQUIRE(pack({w.data(), Dtype::F32, n, k}, WeightFormat::BF16, &matrix).ok());
   const Packed packed = pack_x({"", WeightFormat::BF16, true, nullptr}, x.data(), {0}, nullptr, k, k);
   float expected[kOutStride], out[kOutStride];
-  find_kernels("portable")->tile_bf16_fast(matrix.tile(0), matrix.tile(1), packed.words.data(), k / 2, 1, expected);
-  kernels()->tile_bf16_fast(matrix.tile(0), matrix.tile(1), packed.words.data(), k / 2, 1, out);
+  find_kernels("portable")->tile[1][1](call(matrix.tile(0), matrix.tile(1), packed.words.data(), k / 2, 1, expected));
+  kernels()->tile[1][1](call(matrix.tile(0), matrix.tile(1), packed.words.data(), k / 2, 1, out));
   CHECK(std::memcmp(expected, out, sizeof out) == 0);
 }
 
@@ -211,9 +222,11 @@ TEST_CASE("glu and mlp write activated units in packed form and touch nothing el
           const float* b0 = biased ? bias.data() : nullptr;
           const float* b1 = biased ? bias.data() + 16 : nullptr;
           if (glu) {
-            kernels()->glu(tile.data(), b0, b1, act, m, count, unit, packed.words.data(), bf16);
+            kernels()->glu(tile.data(), b0, b1, act, m, count, unit, packed.words.data(),
+                           bf16 ? UnitForm::Bf16 : UnitForm::F32, 0);
           } else {
-            kernels()->mlp(tile.data(), b0, act, m, count, unit, packed.words.data(), bf16);
+            kernels()->mlp(tile.data(), b0, act, m, count, unit, packed.words.data(),
+                           bf16 ? UnitForm::Bf16 : UnitForm::F32, 0);
           }
           int wrong = 0;
           for (int r = 0; r < m; ++r) {

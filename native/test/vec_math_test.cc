@@ -45,7 +45,7 @@ void for_floats(float from, float to, uint32_t step, F&& f) {
 
 float activate_one(Activation act, float x) {
   float tile[kOutStride] = {x}, out = 0;
-  kernels()->mlp(tile, nullptr, act, 1, 1, 0, &out, false);
+  kernels()->mlp(tile, nullptr, act, 1, 1, 0, &out, UnitForm::F32, 0);
   return out;
 }
 

@@ -1,8 +1,10 @@
-// Activation rows into the interleaved form of TileFn: [column][m] floats, or [column pair][m] bf16 pairs.
+// Activation rows into the interleaved form of TileFn: [column][m] floats, [column pair][m] bf16 pairs, or
+// [four columns][m] bytes with a scale and a sum per row and group.
 #pragma once
 
 #include <string.h>
 
+#include "kernels/isa/math-inl.h"
 #include "kernels/kernel_table.h"
 
 namespace {
@@ -56,6 +58,48 @@ void k_pack_rows_bf16(const float* const* rows, const float* scale, int m, int64
         values[i] = v_pack_pairs(load_scaled(row, valid, s), load_scaled(row + 16, valid - 16, s));
       }
       interleave(values, group, (columns + 1) / 2, m, reinterpret_cast<float*>(x) + c / 2 * m + r);
+    }
+  }
+}
+
+// One group of one row: columns [first, last) that hold values, codes up to `end`. Returns the scale.
+float k_pack_group(const float* row, V factor, int64_t first, int64_t last, int64_t end, int m, unsigned char* x,
+                   int32_t* sum) {
+  V peak = v_zero(), odd = v_zero();
+  for (int64_t c = first; c < last; c += 16) {
+    const V values = load_scaled(row + c, static_cast<int>(last - c < 16 ? last - c : 16), factor);
+    peak = v_max(v_abs(values), peak);
+    odd = v_fma(values, v_zero(), odd);  // NaN as soon as one value is NaN or infinite
+  }
+  const float amax = v_max_lane(peak), finite = v_sum(odd);
+  const bool tiny = !(amax >= 0x1p-100f);
+  const V inverse = v_set(tiny ? 0.0f : 127.0f / amax);
+  int32_t total = 0;
+  for (int64_t c = first; c < end; c += 16) {
+    const int64_t left = last - c;
+    V values = v_zero();
+    if (left > 0) values = load_scaled(row + c, static_cast<int>(left < 16 ? left : 16), factor);
+    // The bound is second so that NaN becomes it: what is converted to integers is always in range.
+    values = v_min(v_max(v_mul(values, inverse), v_set(-127.0f)), v_set(127.0f));
+    int8_t codes[16];
+    v_store_int8(codes, values);
+    const int words = end - c < 16 ? static_cast<int>(end - c) / 4 : 4;
+    for (int i = 0; i < words; ++i) memcpy(x + (c / 4 + i) * 4 * m, codes + 4 * i, 4);
+    for (int i = 0; i < 16; ++i) total += codes[i];
+  }
+  *sum = total;
+  return (tiny ? 0.0f : amax / 127.0f) + finite;
+}
+
+void k_pack_rows_int8(const float* const* rows, const float* scale, int m, int64_t k, int64_t padded_k, int64_t group,
+                      void* x, float* x_scale, int32_t* x_sum) {
+  for (int r = 0; r < m; ++r) {
+    const V factor = v_set(scale != nullptr ? scale[r] : 1.0f);
+    unsigned char* codes = static_cast<unsigned char*>(x) + 4 * r;
+    int64_t index = r;
+    for (int64_t first = 0; first < k; first += group, index += m) {
+      const int64_t last = k - first < group ? k : first + group;
+      x_scale[index] = k_pack_group(rows[r], factor, first, last, last == k ? padded_k : last, m, codes, x_sum + index);
     }
   }
 }

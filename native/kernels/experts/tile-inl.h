@@ -100,8 +100,8 @@ struct StepBf16Fast {
 };
 
 template <class Step, int M, int T>
-void run_tiles(const unsigned char* const (&tiles)[T], const void* x, int64_t chunks, float* out) {
-  const typename Step::X* p = static_cast<const typename Step::X*>(x);
+void run_tiles(const unsigned char* const (&tiles)[T], const smoe::TileArgs& args, float* out) {
+  const typename Step::X* p = static_cast<const typename Step::X*>(args.x);
   const unsigned char* w[T];
   V acc[T][M];
   SMOE_UNROLL
@@ -110,7 +110,14 @@ void run_tiles(const unsigned char* const (&tiles)[T], const void* x, int64_t ch
     SMOE_UNROLL
     for (int r = 0; r < M; ++r) acc[t][r] = v_zero();
   }
-  for (int64_t c = 0; c < chunks; ++c) {
+  if (args.accumulate) {
+    SMOE_UNROLL
+    for (int t = 0; t < T; ++t) {
+      SMOE_UNROLL
+      for (int r = 0; r < M; ++r) acc[t][r] = v_load(out + r * smoe::kOutStride + 16 * t);
+    }
+  }
+  for (int64_t c = 0; c < args.chunks; ++c) {
     SMOE_UNROLL
     for (int t = 0; t < T; ++t) v_prefetch(w[t] + kPrefetchBytes);
     Step::template add<M, T>(acc, w, p);
@@ -126,32 +133,26 @@ void run_tiles(const unsigned char* const (&tiles)[T], const void* x, int64_t ch
 }
 
 template <class Step, int M>
-void run_rows(const unsigned char* w0, const unsigned char* w1, const void* x, int64_t chunks, float* out) {
+void run_rows(const smoe::TileArgs& args) {
+  const unsigned char* w0 = static_cast<const unsigned char*>(args.w0);
+  const unsigned char* w1 = static_cast<const unsigned char*>(args.w1);
   if constexpr (M <= kPairRows) {
-    if (w1 != nullptr) return run_tiles<Step, M, 2>({w0, w1}, x, chunks, out);
+    if (w1 != nullptr) return run_tiles<Step, M, 2>({w0, w1}, args, args.out);
   }
-  run_tiles<Step, M, 1>({w0}, x, chunks, out);
-  if (w1 != nullptr) run_tiles<Step, M, 1>({w1}, x, chunks, out + 16);
+  run_tiles<Step, M, 1>({w0}, args, args.out);
+  if (w1 != nullptr) run_tiles<Step, M, 1>({w1}, args, args.out + 16);
 }
 
 template <class Step, int M = kMaxRows>
-void run_tile(const void* w0, const void* w1, const void* x, int64_t chunks, int m, float* out) {
+void run_tile(const smoe::TileArgs& args) {
   if constexpr (M > 0) {
-    if (m != M) return run_tile<Step, M - 1>(w0, w1, x, chunks, m, out);
-    run_rows<Step, M>(static_cast<const unsigned char*>(w0), static_cast<const unsigned char*>(w1), x, chunks, out);
+    if (args.m != M) return run_tile<Step, M - 1>(args);
+    run_rows<Step, M>(args);
   }
 }
 
-void k_tile_bf16_exact(const void* w0, const void* w1, const void* x, int64_t chunks, int m, float* out) {
-  run_tile<StepBf16Exact>(w0, w1, x, chunks, m, out);
-}
-
-void k_tile_bf16_fast(const void* w0, const void* w1, const void* x, int64_t chunks, int m, float* out) {
-  run_tile<StepBf16Fast>(w0, w1, x, chunks, m, out);
-}
-
-void k_tile_f32(const void* w0, const void* w1, const void* x, int64_t chunks, int m, float* out) {
-  run_tile<StepF32>(w0, w1, x, chunks, m, out);
-}
+void k_tile_bf16_exact(const smoe::TileArgs& args) { run_tile<StepBf16Exact>(args); }
+void k_tile_bf16_fast(const smoe::TileArgs& args) { run_tile<StepBf16Fast>(args); }
+void k_tile_f32(const smoe::TileArgs& args) { run_tile<StepF32>(args); }
 
 }  // namespace

@@ -10,6 +10,8 @@ namespace {
 // bf16 loops then spill (g++ 12) and lose more than the sixth row gives.
 constexpr int kMaxRows = 5;
 constexpr int kPairRows = 2;
+// As kMaxRows: one tile of 5 rows, its codes, a broadcast and the ones of the 16-bit sums.
+constexpr int kInt8Rows = 5;
 constexpr int kPrefetchBytes = 512;
 
 }  // namespace

@@ -10,6 +10,8 @@ namespace {
 // 32 registers: 2 tiles x 12 rows, up to 4 halves of the two chunks, the broadcast and a mask.
 constexpr int kMaxRows = 12;
 constexpr int kPairRows = 12;
+// 24 sums, and 8 registers for codes, masks and the broadcast.
+constexpr int kInt8Rows = 12;
 constexpr int kPrefetchBytes = 512;
 
 }  // namespace

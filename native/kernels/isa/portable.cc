@@ -10,6 +10,7 @@ namespace {
 // than one row after the other.
 constexpr int kMaxRows = 1;
 constexpr int kPairRows = 0;
+constexpr int kInt8Rows = 1;
 constexpr int kPrefetchBytes = 512;
 
 }  // namespace

@@ -72,4 +72,22 @@ float k_probe_bf16(int64_t rounds, double* flops) {
 constexpr float (*k_probe_bf16)(int64_t, double*) = nullptr;
 #endif
 
+float k_probe_int8(int64_t rounds, double* ops) {
+  volatile int32_t source = 0x01020304;
+  const int32_t x = source;
+  const VI codes = v_set_int(source);
+  VI acc[kChains];
+  SMOE_UNROLL
+  for (int i = 0; i < kChains; ++i) acc[i] = v_set_int(i);
+  for (int64_t n = 0; n < rounds; ++n) {
+    SMOE_UNROLL
+    for (int i = 0; i < kChains; ++i) acc[i] = v_dot8(acc[i], codes, x);
+  }
+  V sum = v_zero();
+  SMOE_UNROLL
+  for (int i = 0; i < kChains; ++i) sum = v_add(sum, v_from_int(acc[i]));
+  *ops += static_cast<double>(rounds) * kChains * 128;
+  return v_sum(sum);
+}
+
 }  // namespace

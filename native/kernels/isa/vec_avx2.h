@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 #include <stdint.h>
+#include <string.h>
 
 namespace {
 
@@ -131,6 +132,103 @@ inline float v_max_lane(V a) {
   __m128 quarter = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
   quarter = _mm_max_ps(quarter, _mm_movehl_ps(quarter, quarter));
   return _mm_cvtss_f32(_mm_max_ss(quarter, _mm_shuffle_ps(quarter, quarter, 1)));
+}
+
+inline VI v_set_int(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+inline VI v_load_codes(const void* p) {
+  const __m256i* q = static_cast<const __m256i*>(p);
+  return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
+}
+inline void v_store_codes(void* p, VI a) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), a.lo);
+  _mm256_storeu_si256(static_cast<__m256i*>(p) + 1, a.hi);
+}
+inline VI v_bytes(int x) {
+  const __m256i all = _mm256_set1_epi8(static_cast<char>(x));
+  return {all, all};
+}
+template <int S, int Mask>
+inline VI v_field(VI a) {
+  const __m256i mask = v_bytes(Mask).lo;
+  return {_mm256_and_si256(S == 0 ? a.lo : _mm256_srli_epi32(a.lo, S), mask),
+          _mm256_and_si256(S == 0 ? a.hi : _mm256_srli_epi32(a.hi, S), mask)};
+}
+inline __m256i v_half_bits(uint32_t mask, int x) {
+  // each byte gets the mask byte that holds its bit, then tests the bit
+  const __m256i spread = _mm256_shuffle_epi8(
+      _mm256_set1_epi32(static_cast<int>(mask)),
+      _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3));
+  const __m256i bit = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201u));
+  return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit),
+                          _mm256_set1_epi8(static_cast<char>(x)));
+}
+inline VI v_bits(const void* p, int x) {
+  uint32_t masks[2];
+  memcpy(masks, p, 8);
+  return {v_half_bits(masks[0], x), v_half_bits(masks[1], x)};
+}
+inline VI v_or(VI a, VI b) { return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)}; }
+inline VI v_add8(VI a, VI b) { return {_mm256_add_epi8(a.lo, b.lo), _mm256_add_epi8(a.hi, b.hi)}; }
+inline VI v_sub8(VI a, VI b) { return {_mm256_sub_epi8(a.lo, b.lo), _mm256_sub_epi8(a.hi, b.hi)}; }
+inline VI v_min8(VI a, VI b) { return {_mm256_min_epu8(a.lo, b.lo), _mm256_min_epu8(a.hi, b.hi)}; }
+inline VI v_lookup8(const uint8_t* table, VI a) {
+  const __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+  return {_mm256_shuffle_epi8(t, a.lo), _mm256_shuffle_epi8(t, a.hi)};
+}
+inline VI v_select_lt8(VI a, int limit, VI x, VI y) {
+  const __m256i bound = v_bytes(limit).lo;
+  return {_mm256_blendv_epi8(y.lo, x.lo, _mm256_cmpgt_epi8(bound, a.lo)),
+          _mm256_blendv_epi8(y.hi, x.hi, _mm256_cmpgt_epi8(bound, a.hi))};
+}
+struct VIPair {
+  VI first, second;
+};
+inline VIPair v_merge_bytes(VI low, VI high) {
+  const __m256 a0 = _mm256_castsi256_ps(_mm256_unpacklo_epi8(low.lo, high.lo));
+  const __m256 b0 = _mm256_castsi256_ps(_mm256_unpackhi_epi8(low.lo, high.lo));
+  const __m256 a1 = _mm256_castsi256_ps(_mm256_unpacklo_epi8(low.hi, high.hi));
+  const __m256 b1 = _mm256_castsi256_ps(_mm256_unpackhi_epi8(low.hi, high.hi));
+  return {{_mm256_castps_si256(_mm256_shuffle_ps(a0, b0, 0x88)), _mm256_castps_si256(_mm256_shuffle_ps(a1, b1, 0x88))},
+          {_mm256_castps_si256(_mm256_shuffle_ps(a0, b0, 0xdd)), _mm256_castps_si256(_mm256_shuffle_ps(a1, b1, 0xdd))}};
+}
+// vpmaddubsw adds two products in 16 bits with saturation: exact for codes up to 127, 2 * 127 * 127 = 32258.
+inline __m256i v_half_dot8(__m256i acc, __m256i codes, __m256i x) {
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), _mm256_set1_epi16(1)));
+}
+inline VI v_dot8(VI acc, VI codes, int32_t x) {
+  const __m256i b = _mm256_set1_epi32(x);
+  return {v_half_dot8(acc.lo, codes.lo, b), v_half_dot8(acc.hi, codes.hi, b)};
+}
+// Codes up to 255 would saturate. code - 128 is taken instead, as magnitude (at most 128) times x with its sign,
+// 2 * 128 * 127 = 32512; whoever uses it accounts for the missing 128 * sum(x).
+constexpr bool kShiftedFull = true;
+inline VI v_dot8_full(VI acc, VI codes, int32_t x) {
+  const __m256i b = _mm256_set1_epi32(x), top = v_bytes(0x80).lo;
+  const __m256i lo = _mm256_xor_si256(codes.lo, top), hi = _mm256_xor_si256(codes.hi, top);
+  return {v_half_dot8(acc.lo, _mm256_abs_epi8(lo), _mm256_sign_epi8(b, lo)),
+          v_half_dot8(acc.hi, _mm256_abs_epi8(hi), _mm256_sign_epi8(b, hi))};
+}
+inline VI v_add_int(VI a, VI b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
+inline V v_from_int(VI a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
+template <int J>
+inline VI v_lane_byte(VI a) {
+  const __m256i mask = _mm256_set1_epi32(0xff);
+  return {_mm256_and_si256(_mm256_srli_epi32(a.lo, 8 * J), mask),
+          _mm256_and_si256(_mm256_srli_epi32(a.hi, 8 * J), mask)};
+}
+inline V v_lookup_f32(const float* table, VI lanes) {
+  return {_mm256_i32gather_ps(table, lanes.lo, 4), _mm256_i32gather_ps(table, lanes.hi, 4)};
+}
+inline V v_load_f16(const uint16_t* p) {
+  return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+          _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+}
+inline void v_store_int8(void* p, V a) {
+  // packs works within 128-bit lanes: 32-bit group g of the result is lanes 0-3, 8-11, 4-7, 12-15 of a, twice
+  const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));
+  const __m256i bytes = _mm256_packs_epi16(words, words);
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0);
+  _mm_storeu_si128(static_cast<__m128i*>(p), _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(bytes, order)));
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include <immintrin.h>
 #include <stdint.h>
+#include <string.h>
 
 namespace {
 
@@ -112,5 +113,64 @@ inline float v_sum(V a) {
   return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_shuffle_ps(quarter, quarter, 1)));
 }
 inline float v_max_lane(V a) { return _mm512_reduce_max_ps(a.r); }
+
+// --- 64 weight codes, one per byte: byte 4r + j belongs to row r. VI is also 16 int32 lanes, one per row.
+inline VI v_set_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline VI v_load_codes(const void* p) { return {_mm512_loadu_si512(p)}; }
+inline void v_store_codes(void* p, VI a) { _mm512_storeu_si512(p, a.r); }
+inline VI v_bytes(int x) { return {_mm512_set1_epi8(static_cast<char>(x))}; }
+// Bits S.. of every byte, as far as Mask goes; Mask << S fits in a byte.
+template <int S, int Mask>
+inline VI v_field(VI a) {
+  return {_mm512_and_si512(S == 0 ? a.r : _mm512_srli_epi32(a.r, S), v_bytes(Mask).r)};
+}
+// Bit i of the 8 bytes at p: byte i is x or 0.
+inline VI v_bits(const void* p, int x) {
+  uint64_t mask;
+  memcpy(&mask, p, 8);
+  return {_mm512_maskz_mov_epi8(mask, v_bytes(x).r)};
+}
+inline VI v_or(VI a, VI b) { return {_mm512_or_si512(a.r, b.r)}; }
+inline VI v_add8(VI a, VI b) { return {_mm512_add_epi8(a.r, b.r)}; }
+inline VI v_sub8(VI a, VI b) { return {_mm512_sub_epi8(a.r, b.r)}; }
+inline VI v_min8(VI a, VI b) { return {_mm512_min_epu8(a.r, b.r)}; }
+// table[low four bits] for bytes below 128.
+inline VI v_lookup8(const uint8_t* table, VI a) {
+  const __m512i t = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+  return {_mm512_shuffle_epi8(t, a.r)};
+}
+// a < limit ? x : y per byte, for a and limit below 128.
+inline VI v_select_lt8(VI a, int limit, VI x, VI y) {
+  return {_mm512_mask_blend_epi8(_mm512_cmplt_epu8_mask(a.r, v_bytes(limit).r), y.r, x.r)};
+}
+struct VIPair {
+  VI first, second;
+};
+// Bytes 2j and 2j+1 of `first` are low and high byte j = 0, 1 of the row, those of `second` j = 2, 3.
+inline VIPair v_merge_bytes(VI low, VI high) {
+  const __m512 a = _mm512_castsi512_ps(_mm512_unpacklo_epi8(low.r, high.r));  // rows 0, 1 of each 128 bits
+  const __m512 b = _mm512_castsi512_ps(_mm512_unpackhi_epi8(low.r, high.r));  // rows 2, 3
+  return {{_mm512_castps_si512(_mm512_shuffle_ps(a, b, 0x88))}, {_mm512_castps_si512(_mm512_shuffle_ps(a, b, 0xdd))}};
+}
+// acc + sum over j of code[4r + j] * (signed byte j of x); codes unsigned. Exact.
+constexpr bool kShiftedFull = false;  // see vec_avx2.h
+inline VI v_dot8(VI acc, VI codes, int32_t x) { return {_mm512_dpbusd_epi32(acc.r, codes.r, _mm512_set1_epi32(x))}; }
+inline VI v_dot8_full(VI acc, VI codes, int32_t x) { return v_dot8(acc, codes, x); }
+inline VI v_add_int(VI a, VI b) { return {_mm512_add_epi32(a.r, b.r)}; }
+inline V v_from_int(VI a) { return {_mm512_cvtepi32_ps(a.r)}; }
+// Byte J of each lane.
+template <int J>
+inline VI v_lane_byte(VI a) {
+  return {_mm512_and_si512(_mm512_srli_epi32(a.r, 8 * J), _mm512_set1_epi32(0xff))};
+}
+// table[lane], lanes 0..15.
+inline V v_lookup_f32(const float* table, VI lanes) { return {_mm512_permutexvar_ps(lanes.r, _mm512_loadu_ps(table))}; }
+inline V v_load_f16(const uint16_t* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+// Nearest even; |a| <= 127.
+inline void v_store_int8(void* p, V a) {
+  _mm_storeu_si128(static_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.r)));
+}
 
 }  // namespace

@@ -127,6 +127,103 @@ inline float v_max_lane(V a) {
   return a.l[0];
 }
 
+#define SMOE_WORDS(expression)                          \
+  VI out;                                               \
+  for (int i = 0; i < 16; ++i) out.l[i] = (expression); \
+  return out
+#define SMOE_BYTES(expression)                                                \
+  VI out;                                                                     \
+  uint8_t bytes[64];                                                          \
+  for (int i = 0; i < 64; ++i) bytes[i] = static_cast<uint8_t>((expression)); \
+  memcpy(out.l, bytes, 64);                                                   \
+  return out
+
+struct VBytes {
+  uint8_t b[64];
+  explicit VBytes(const VI& a) { memcpy(b, a.l, 64); }
+};
+
+inline VI v_set_int(int32_t x) { SMOE_WORDS(static_cast<uint32_t>(x)); }
+inline VI v_load_codes(const void* p) {
+  VI out;
+  memcpy(out.l, p, 64);
+  return out;
+}
+inline void v_store_codes(void* p, VI a) { memcpy(p, a.l, 64); }
+inline VI v_bytes(int x) { SMOE_WORDS(static_cast<uint32_t>(x) * 0x01010101u); }
+template <int S, int Mask>
+inline VI v_field(VI a) {
+  SMOE_WORDS((a.l[i] >> S) & (Mask * 0x01010101u));
+}
+inline VI v_bits(const void* p, int x) {
+  uint8_t mask[8];
+  memcpy(mask, p, 8);
+  SMOE_BYTES((mask[i / 8] >> (i % 8) & 1) * x);
+}
+inline VI v_or(VI a, VI b) { SMOE_WORDS(a.l[i] | b.l[i]); }
+inline VI v_add8(VI x, VI y) {
+  const VBytes a(x), b(y);
+  SMOE_BYTES(a.b[i] + b.b[i]);
+}
+inline VI v_sub8(VI x, VI y) {
+  const VBytes a(x), b(y);
+  SMOE_BYTES(a.b[i] - b.b[i]);
+}
+inline VI v_min8(VI x, VI y) {
+  const VBytes a(x), b(y);
+  SMOE_BYTES(a.b[i] < b.b[i] ? a.b[i] : b.b[i]);
+}
+inline VI v_lookup8(const uint8_t* table, VI x) {
+  const VBytes a(x);
+  SMOE_BYTES(table[a.b[i] & 15]);
+}
+inline VI v_select_lt8(VI a, int limit, VI x, VI y) {
+  const VBytes key(a), low(x), high(y);
+  SMOE_BYTES(key.b[i] < limit ? low.b[i] : high.b[i]);
+}
+struct VIPair {
+  VI first, second;
+};
+inline VIPair v_merge_bytes(VI low, VI high) {
+  VIPair out;
+  for (int i = 0; i < 16; ++i) {
+    const uint32_t a = low.l[i], b = high.l[i];
+    out.first.l[i] = (a & 0xffu) | (b & 0xffu) << 8 | (a & 0xff00u) << 8 | (b & 0xff00u) << 16;
+    out.second.l[i] = (a >> 16 & 0xffu) | (b >> 16 & 0xffu) << 8 | (a >> 8 & 0xff0000u) | (b & 0xff000000u);
+  }
+  return out;
+}
+constexpr bool kShiftedFull = false;  // see vec_avx2.h
+inline VI v_dot8(VI acc, VI codes, int32_t x) {
+  const uint32_t word = static_cast<uint32_t>(x);
+  for (int j = 0; j < 4; ++j) {
+    // Unsigned, so that two's complement products wrap as the signed ones do.
+    const uint32_t factor = static_cast<uint32_t>(static_cast<int32_t>(static_cast<int8_t>(word >> (8 * j))));
+    for (int i = 0; i < 16; ++i) acc.l[i] += (codes.l[i] >> (8 * j) & 0xffu) * factor;
+  }
+  return acc;
+}
+inline VI v_dot8_full(VI acc, VI codes, int32_t x) { return v_dot8(acc, codes, x); }
+inline VI v_add_int(VI a, VI b) { SMOE_WORDS(a.l[i] + b.l[i]); }
+inline V v_from_int(VI a) { SMOE_LANES(static_cast<float>(static_cast<int32_t>(a.l[i]))); }
+template <int J>
+inline VI v_lane_byte(VI a) {
+  SMOE_WORDS(a.l[i] >> (8 * J) & 0xffu);
+}
+inline V v_lookup_f32(const float* table, VI lanes) { SMOE_LANES(table[lanes.l[i] & 15]); }
+// 2^112 moves the exponent from bias 15 to bias 127, subnormals included. No infinities or NaN.
+inline V v_load_f16(const uint16_t* p) {
+  SMOE_LANES(v_from_bits((p[i] & 0x7fffu) << 13 | (p[i] & 0x8000u) << 16) * 0x1p112f);
+}
+inline void v_store_int8(void* p, V a) {
+  const V rounded = v_round(a);
+  int8_t bytes[16];
+  for (int i = 0; i < 16; ++i) bytes[i] = static_cast<int8_t>(rounded.l[i]);
+  memcpy(p, bytes, 16);
+}
+
+#undef SMOE_WORDS
+#undef SMOE_BYTES
 #undef SMOE_LANES
 
 }  // namespace
