@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "formats/quantized.h"
+
 namespace smoe {
 namespace {
 
@@ -35,6 +37,11 @@ Status PackList::run(ThreadPool& pool, const CancelFlag* cancel) {
     size_t batch_bytes = 0;
     for (; next < matrices_.size() && batch_bytes < kBatchBytes; next++) {
       const Matrix& matrix = matrices_[next];
+      if (const QuantizedMatrix* quantized = matrix.source->quantized()) {
+        SMOE_RETURN_IF_ERROR(pack_quantized(*quantized, matrix.out));
+        batch_bytes += matrix.out->bytes();
+        continue;
+      }
       MatrixSource source;
       SMOE_RETURN_IF_ERROR(matrix.source->matrix(&source));
       SMOE_RETURN_IF_ERROR(allocate_packed(source.rows, source.cols, natural_format(source.dtype), matrix.out));

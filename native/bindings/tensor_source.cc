@@ -86,6 +86,8 @@ int64_t TensorSource::cols_of(napi_env env, napi_value value, const std::string&
   return matrix_shape(env, value, name)[1];
 }
 
+const QuantizedMatrix* TensorSource::quantized() const { return quantized_ == nullptr ? nullptr : &quantized_->matrix; }
+
 Status TensorSource::bytes(const void** out) const {
   if (quantized_ != nullptr && copy_.bytes() == 0) {
     SMOE_RETURN_IF_ERROR(copy_.allocate(static_cast<size_t>(rows_ * cols_) * sizeof(float)));

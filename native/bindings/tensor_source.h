@@ -16,6 +16,7 @@
 namespace smoe {
 
 struct NativeQuantized;
+struct QuantizedMatrix;
 
 class TensorSource {
  public:
@@ -31,6 +32,8 @@ class TensorSource {
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
 
+  // Null unless the weight is quantized already.
+  const QuantizedMatrix* quantized() const;
   // A view on the data; a file is asked for its size first (FILE_CHANGED). Valid while this object lives.
   Status matrix(MatrixSource* out) const;
   // All elements as f32.

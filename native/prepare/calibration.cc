@@ -11,6 +11,11 @@ constexpr int64_t kBatch = 8;
 
 Status copy(const PackedMatrix& from, PackedMatrix* to) {
   if (from.empty()) return Status();
+  if (from.format != WeightFormat::F32 && from.format != WeightFormat::BF16) {
+    std::vector<float> values(static_cast<size_t>(from.rows * from.cols));
+    for (int64_t r = 0; r < from.rows; ++r) unpack_row(from, r, values.data() + r * from.cols);
+    return pack({values.data(), Dtype::F32, from.rows, from.cols}, WeightFormat::F32, to);
+  }
   SMOE_RETURN_IF_ERROR(allocate_packed(from.rows, from.cols, from.format, to));
   std::memcpy(to->storage.data(), from.storage.data(), from.bytes());
   return Status();

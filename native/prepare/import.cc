@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "core/buffer.h"
-#include "core/dtype.h"
 #include "prepare/import_tensor.h"
 
 namespace smoe {
@@ -175,12 +175,14 @@ Status float8(const ImportOptions& o, const RawTensors& tensors, QuantizedMatrix
                  static_cast<long long>(n), static_cast<long long>(k));
   std::vector<float> scales;
   SMOE_RETURN_IF_ERROR(read_floats(tensors, "weight_scale", scale->shape, &scales));
-  out->group = group;
+  // Groups divide the columns here, so a last block that is short makes all groups smaller.
+  out->group = group == k ? k : std::gcd(k, group);
   out->codes = weight->bytes;
-  out->scales.resize(size_t(n * across));
+  const int64_t groups = k / out->group;
+  out->scales.resize(size_t(n * groups));
   for (int64_t row = 0; row < n; ++row)
-    for (int64_t g = 0; g < across; ++g)
-      out->scales[size_t(row * across + g)] = scales[size_t(row / row_block * across + g)];
+    for (int64_t g = 0; g < groups; ++g)
+      out->scales[size_t(row * groups + g)] = scales[size_t(row / row_block * across + g * out->group / group)];
   return Status();
 }
 
@@ -252,21 +254,6 @@ Status bitnet(const ImportOptions& o, const RawTensors& tensors, QuantizedMatrix
   return Status();
 }
 
-// The formats keep scales in f16. A power of two moves them into its range, where bf16 and fp8 scales are exact.
-void scales_to_f16(QuantizedMatrix* out) {
-  float most = 0;
-  for (float scale : out->scales)
-    if (std::isfinite(scale)) most = std::max(most, std::fabs(scale));
-  if (most == 0) return;
-  if (most > 32768 || most < 0.0009765625f) {
-    const float shift = std::ldexp(1.0f, std::ilogb(most));
-    for (float& scale : out->scales) scale /= shift;
-    out->mul *= shift;
-  }
-  for (float& scale : out->scales)
-    if (std::isfinite(scale)) scale = f16_to_f32(f32_to_f16(scale));
-}
-
 }  // namespace
 
 Status import_quantized(const ImportOptions& o, const RawTensors& tensors, QuantizedMatrix* out) {
@@ -305,10 +292,8 @@ Status import_quantized(const ImportOptions& o, const RawTensors& tensors, Quant
   static Status (*const importers[])(const ImportOptions&, const RawTensors&, QuantizedMatrix*) = {
       gptq, awq, packed, int8, float8, mxfp4, nvfp4, bitnet};
   SMOE_RETURN_IF_ERROR(importers[static_cast<int>(o.kind)](o, tensors, &m));
-  if (integer || o.kind == ImportKind::Int8) {
+  if (integer || o.kind == ImportKind::Int8)
     drop_middle_zeros(m.format == WeightFormat::W8 ? 128.0f : static_cast<float>(1 << (o.bits - 1)), &m);
-    scales_to_f16(&m);
-  }
   SMOE_RETURN_IF_ERROR(validate(m));
   *out = std::move(m);
   return Status();

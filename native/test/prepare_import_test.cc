@@ -98,10 +98,10 @@ TEST_CASE("V5: AWQ interleaves eight rows in a word") {
 
 TEST_CASE("V5: compressed-tensors words, and three bits that leave two unused") {
   RawTensors t;
-  t["weight_packed"] = raw<uint32_t>("I32", {1, 1}, {0x87E68A1C});
+  t["weight_packed"] = raw<uint32_t>("I32", {1, 2}, {0x87E68A1C, 0x87E68A1C});
   t["weight_scale"] = f16({1, 2}, {1, 2});
-  QuantizedMatrix m = must(options(ImportKind::Packed, 1, 8, 4, 4), t);
-  for (size_t k = 0; k < 8; ++k) CHECK(row_of(m, 0)[k] == static_cast<float>((kV5[k] - 8) * (k < 4 ? 1 : 2)));
+  QuantizedMatrix m = must(options(ImportKind::Packed, 1, 16, 4, 8), t);
+  for (size_t k = 0; k < 16; ++k) CHECK(row_of(m, 0)[k] == static_cast<float>((kV5[k % 8] - 8) * (k < 8 ? 1 : 2)));
   uint32_t first = 0, second = 5;
   for (uint32_t k = 0; k < 10; ++k) first |= (k % 8) << (3 * k);
   t["weight_packed"] = raw<uint32_t>("I32", {1, 2}, {first, second});
@@ -125,11 +125,12 @@ TEST_CASE("int8 and fp8 with scales of every shape") {
   t["weight_scale"] = raw<float>("F32", {}, {2});  // a scalar
   CHECK(row_of(must(options(ImportKind::Float8, 1, 4), t), 0)[0] == 2 * 18.0f);
   // 128 x 128 blocks: the last ones are short.
-  std::vector<uint8_t> ones(130 * 257, 0x38);
-  t["weight"] = raw("F8_E4M3", {130, 257}, ones);
+  std::vector<uint8_t> ones(130 * 260, 0x38);
+  t["weight"] = raw("F8_E4M3", {130, 260}, ones);
   t["weight_scale"] = raw<float>("F32", {2, 3}, {1, 2, 3, 4, 5, 6});
-  const QuantizedMatrix m = must(options(ImportKind::Float8, 130, 257), t);
+  const QuantizedMatrix m = must(options(ImportKind::Float8, 130, 260), t);
   CHECK(row_of(m, 127)[256] == 3);
+  CHECK(row_of(m, 127)[255] == 2);
   CHECK(row_of(m, 128)[0] == 4);
   CHECK(row_of(m, 129)[128] == 5);
 }
