@@ -61,11 +61,21 @@ export interface NativeRouting {
 
 /** Routes logits [T, E] (f32). Synchronous: for small T. */
 export function routeSync(config: NativeRouterConfig, logits: Float32Array, tokens: number): NativeRouting
-export function route(config: NativeRouterConfig, logits: Float32Array, tokens: number, cancel?: CancelToken): Promise<NativeRouting>
+export function route(
+  config: NativeRouterConfig,
+  logits: Float32Array,
+  tokens: number,
+  cancel?: CancelToken,
+): Promise<NativeRouting>
 /** logits = hidden W^T + b and then route. weight [E, H]. */
 export class Router {
   constructor(config: NativeRouterConfig, weight: TensorSource, bias?: Float32Array)
-  route(hidden: Float32Array | Uint16Array, dtype: FloatDtypeName, tokens: number, cancel?: CancelToken): Promise<NativeRouting>
+  route(
+    hidden: Float32Array | Uint16Array,
+    dtype: FloatDtypeName,
+    tokens: number,
+    cancel?: CancelToken,
+  ): Promise<NativeRouting>
   dispose(): void
 }
 
@@ -139,16 +149,33 @@ export class MoeLayer {
    * the promise settles, on the JS thread; without one the addon makes the array and fills it on its own thread, which
    * spares a copy of large results.
    */
-  forward(hidden: Float32Array | Uint16Array, dtype: FloatDtypeName, tokens: number, out: Float32Array | Uint16Array | undefined, options?: MoeForwardOptions): Promise<Float32Array | Uint16Array>
+  forward(
+    hidden: Float32Array | Uint16Array,
+    dtype: FloatDtypeName,
+    tokens: number,
+    out: Float32Array | Uint16Array | undefined,
+    options?: MoeForwardOptions,
+  ): Promise<Float32Array | Uint16Array>
   /** No copies: reads hidden and writes out (of the same dtype) in place. */
-  forwardSync(hidden: Float32Array | Uint16Array, dtype: FloatDtypeName, tokens: number, out: Float32Array | Uint16Array, options?: MoeForwardOptions): void
+  forwardSync(
+    hidden: Float32Array | Uint16Array,
+    dtype: FloatDtypeName,
+    tokens: number,
+    out: Float32Array | Uint16Array,
+    options?: MoeForwardOptions,
+  ): void
   /** Assignments per expert since creation or resetStats(). */
   counts(): Float64Array
   resetStats(): void
   dispose(): void
 }
 
-export interface NativeNorm { kind: 'rms' | 'layer'; eps: number; weight: TensorSource; bias?: TensorSource }
+export interface NativeNorm {
+  kind: 'rms' | 'layer'
+  eps: number
+  weight: TensorSource
+  bias?: TensorSource
+}
 
 export interface NativeAttention {
   heads: number
@@ -229,7 +256,12 @@ export class Decoder {
   finish(): void
   readonly bytes: number
   /** Logits [T, V] ('all') or [1, V] ('last'). Without a cache a temporary one is used. */
-  forward(ids: Int32Array, cache: KvCache | undefined, logits: 'all' | 'last', cancel?: CancelToken): Promise<Float32Array>
+  forward(
+    ids: Int32Array,
+    cache: KvCache | undefined,
+    logits: 'all' | 'last',
+    cancel?: CancelToken,
+  ): Promise<Float32Array>
   /** Appends ids and returns the next token sampled from the last logits. */
   step(ids: Int32Array, cache: KvCache, sampling: SamplingOptions, cancel?: CancelToken): Promise<number>
   /** nll[t] = -log p(targets[t] | ids[0..t]) from a fresh context. */
@@ -291,20 +323,39 @@ export interface NativeImportOptions {
 }
 
 /** A tensor as its file holds it; dtype as safetensors spells it. */
-export interface NativeRawTensor { data: Uint8Array; dtype: string; shape: number[] }
+export interface NativeRawTensor {
+  data: Uint8Array
+  dtype: string
+  shape: number[]
+}
 
 /** A quantized matrix, constant once made. Errors of all three makers: INVALID_QUANTIZATION and those of shapes. */
 export class QuantizedMatrix {
-  static quantize(source: TensorSource, options: NativeQuantizeOptions, hessian?: NativeHessian, cancel?: CancelToken): Promise<QuantizedMatrix>
+  static quantize(
+    source: TensorSource,
+    options: NativeQuantizeOptions,
+    hessian?: NativeHessian,
+    cancel?: CancelToken,
+  ): Promise<QuantizedMatrix>
   static from(parts: NativeQuantizedParts): QuantizedMatrix
   /** tensors by the names of their format: qweight, qzeros, scales, g_idx, weight_packed, weight_scale, ... */
-  static import(options: NativeImportOptions, tensors: Record<string, NativeRawTensor>, cancel?: CancelToken): Promise<QuantizedMatrix>
+  static import(
+    options: NativeImportOptions,
+    tensors: Record<string, NativeRawTensor>,
+    cancel?: CancelToken,
+  ): Promise<QuantizedMatrix>
   readonly format: QuantFormatName
   readonly rows: number
   readonly cols: number
   readonly group: number
   /** of quantize(): sums over all weights; loss is GPTQ's */
-  readonly report: { squaredError: number; squaredWeight: number; loss: number; damping: number; deadColumns: number }
+  readonly report: {
+    squaredError: number
+    squaredWeight: number
+    loss: number
+    damping: number
+    deadColumns: number
+  }
   parts(): NativeQuantizedParts
   dequantize(): Float32Array
   dispose(): void
@@ -318,7 +369,12 @@ export class Calibration {
   /** per MoE layer: tokens seen, assignments and sum of routing weights per expert */
   stats(): { layer: number; tokens: number; counts: Float64Array; weights: Float64Array }[]
   /** mean over sampled rows of |w (E - E^)|^2 and of |w E|^2 when these matrices replace the expert's; gate and up together */
-  expertError(layer: number, expert: number, replacement: { gate?: QuantizedMatrix; up?: QuantizedMatrix; down?: QuantizedMatrix }, cancel?: CancelToken): Promise<{ error: number; scale: number }>
+  expertError(
+    layer: number,
+    expert: number,
+    replacement: { gate?: QuantizedMatrix; up?: QuantizedMatrix; down?: QuantizedMatrix },
+    cancel?: CancelToken,
+  ): Promise<{ error: number; scale: number }>
   readonly bytes: number
   dispose(): void
 }
@@ -328,7 +384,14 @@ export function toF32(data: Uint16Array, dtype: 'f16' | 'bf16'): Float32Array
 export function fromF32(data: Float32Array, dtype: 'f16' | 'bf16'): Uint16Array
 
 /** Measured ceilings of this machine, on the pool: GB/s, GFLOP/s and (byte dot products) GOP/s with `threads` threads. */
-export interface Ceilings { threads: number; dramReadGBs: number; l3ReadGBs: number; fmaGflops: number; bf16Gflops: number; int8Gops: number }
+export interface Ceilings {
+  threads: number
+  dramReadGBs: number
+  l3ReadGBs: number
+  fmaGflops: number
+  bf16Gflops: number
+  int8Gops: number
+}
 export function measureCeilings(threads: number, cancel?: CancelToken): Promise<Ceilings>
 
 export interface RuntimeInfo {

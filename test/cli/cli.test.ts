@@ -129,7 +129,7 @@ test('bench prints a ratio to the ceilings', async () => {
 })
 
 test('Ctrl-C ends a command with 1 and no stack', async () => {
-  const args = ['run', sampleModel, '--prompt', 'The', '--max-new-tokens', '500', '--temperature', '1']
+  const args = ['run', sampleModel, '--prompt', 'The', '--max-new-tokens', '250', '--temperature', '1']
   const { code, stderr } = await runCli(args, {}, /./)
   expect(code).toBe(1)
   expect(stderr).toBe('interrupted\n')
