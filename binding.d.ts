@@ -19,6 +19,7 @@ export interface TensorView {
 export type TensorSource =
   | { file: MappedFile; offset: number; dtype: FloatDtypeName; shape: number[]; view?: TensorView }
   | { data: Float32Array | Uint16Array; dtype: FloatDtypeName; shape: number[]; view?: TensorView }
+  | { quantized: QuantizedMatrix; dtype: 'f32'; shape: number[] }
   | CodedSource
 
 /**
@@ -354,6 +355,112 @@ export class Decoder {
   /** Assignments per expert: one Float64Array per MoE layer. */
   counts(): Float64Array[]
   resetStats(): void
+  dispose(): void
+}
+
+export type QuantFormatName = 'w8' | 'w4' | 'w4c' | 'w3' | 'w2' | 'w1' | 'wn' | 't2' | 't5' | 'f8'
+
+export interface NativeQuantizeOptions {
+  format: QuantFormatName
+  method: 'rtn' | 'mse' | 'hqq' | 'gptq'
+  group?: number // 0 = one scale per row
+  symmetric?: boolean
+  planes?: number // wn: residual planes after the 2-bit base
+  damping?: number
+  actOrder?: boolean
+  sweeps?: number // descent rounds after GPTQ
+}
+
+/** The moments that a matrix is quantized under: of the expert's inputs (gate, up) or of its hidden units (down). */
+export interface NativeHessian {
+  calibration: Calibration
+  layer: number
+  expert: number
+  part: 'input' | 'units'
+  /** rows of the layer's mean that are added to the expert's own; inputs only */
+  blend?: number
+}
+
+/** Canonical form: codes as LSB-first bit streams per row (t5: base 3), each row beginning at a byte. */
+export interface NativeQuantizedParts {
+  format: QuantFormatName
+  rows: number
+  cols: number
+  group: number
+  mul: number
+  codebook?: number
+  codes: Uint8Array
+  scales: Float32Array // [rows, ceil(cols / group)]
+  zeros?: Float32Array
+  planes?: { codes: Uint8Array; scales: Float32Array }[]
+}
+
+export interface NativeImportOptions {
+  kind: 'gptq' | 'awq' | 'packed' | 'int8' | 'float8' | 'mxfp4' | 'nvfp4' | 'bitnet'
+  rows: number
+  cols: number
+  bits?: number
+  group?: number // 0 = the whole row
+  storedZeroMinusOne?: boolean
+  firstRow?: number
+  rowStep?: number
+  divide?: boolean
+}
+
+/** A tensor as its file holds it; dtype as safetensors spells it. */
+export interface NativeRawTensor {
+  data: Uint8Array
+  dtype: string
+  shape: number[]
+}
+
+/** A quantized matrix, constant once made. Errors of all three makers: INVALID_QUANTIZATION and those of shapes. */
+export class QuantizedMatrix {
+  static quantize(
+    source: TensorSource,
+    options: NativeQuantizeOptions,
+    hessian?: NativeHessian,
+    cancel?: CancelToken,
+  ): Promise<QuantizedMatrix>
+  static from(parts: NativeQuantizedParts): QuantizedMatrix
+  /** tensors by the names of their format: qweight, qzeros, scales, g_idx, weight_packed, weight_scale, ... */
+  static import(
+    options: NativeImportOptions,
+    tensors: Record<string, NativeRawTensor>,
+    cancel?: CancelToken,
+  ): Promise<QuantizedMatrix>
+  readonly format: QuantFormatName
+  readonly rows: number
+  readonly cols: number
+  readonly group: number
+  /** of quantize(): sums over all weights; loss is GPTQ's */
+  readonly report: {
+    squaredError: number
+    squaredWeight: number
+    loss: number
+    damping: number
+    deadColumns: number
+  }
+  parts(): NativeQuantizedParts
+  dequantize(): Float32Array
+  dispose(): void
+}
+
+/** Sums over calibration texts. A cancelled add() may leave them half-way; they are refused afterwards. */
+export class Calibration {
+  /** decoder layers [firstLayer, lastLayer); samples: rows kept per expert */
+  constructor(decoder: Decoder, config?: { firstLayer?: number; lastLayer?: number; samples?: number })
+  add(ids: Int32Array, cancel?: CancelToken): Promise<void>
+  /** per MoE layer: tokens seen, assignments and sum of routing weights per expert */
+  stats(): { layer: number; tokens: number; counts: Float64Array; weights: Float64Array }[]
+  /** mean over sampled rows of |w (E - E^)|^2 and of |w E|^2 when these matrices replace the expert's; gate and up together */
+  expertError(
+    layer: number,
+    expert: number,
+    replacement: { gate?: QuantizedMatrix; up?: QuantizedMatrix; down?: QuantizedMatrix },
+    cancel?: CancelToken,
+  ): Promise<{ error: number; scale: number }>
+  readonly bytes: number
   dispose(): void
 }
 

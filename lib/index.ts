@@ -38,4 +38,15 @@ export type { LoadProgress } from './model/load'
 export type { PerplexityProgress, PerplexityResult } from './model/perplexity'
 export type { LayerTrace, ModelTrace } from './model/trace'
 export { inspect, type CheckpointSummary, type LayerSummary } from './checkpoint/inspect'
+export { quantizeCheckpoint, type QuantizeReport, type QuantizedLayerReport } from './prepare/quantize'
+export type {
+  QuantizeFormat,
+  QuantizeMethod,
+  QuantizeOptions,
+  QuantizeProgress,
+} from './prepare/quantize_options'
+export type { ExpertPlan, LayerPlan, QuantizePlan } from './prepare/plan_quantize'
+export { allocate, type Allocation, type AllocationProblem } from './prepare/allocate'
+export { hebfOrder, nestedDemand, type PlaneLoad } from './prepare/hebf'
+export type { LoadFormat } from './model/on_the_fly'
 export { supportedModelTypes } from './checkpoint/registry'

@@ -6,6 +6,7 @@ import { guarded, native } from '../native'
 import type { FloatDtype } from '../tensor/dtype'
 import { shapeText } from '../validate'
 import { type ByteSource, FileSource, readJson } from './file_source'
+import type { QuantizedWeights } from './quantized/weights'
 import { type TensorEntry, readSafetensorsHeader } from './safetensors'
 
 const singleName = 'model.safetensors'
@@ -27,12 +28,22 @@ export interface CheckpointTensor extends TensorEntry {
 export class Checkpoint {
   readonly tensors: ReadonlyMap<string, CheckpointTensor>
   readonly files: readonly string[]
+  /** `__metadata__` of all files; of a key in several the first */
+  readonly metadata: ReadonlyMap<string, string>
+  /** weights that are stored quantized, where there are any */
+  quantized: QuantizedWeights | undefined
   readonly #dir: string
   readonly #sources: ReadonlyMap<string, ByteSource>
   readonly #used = new Set<string>()
 
-  private constructor(dir: string, sources: Map<string, ByteSource>, tensors: Map<string, CheckpointTensor>) {
+  private constructor(
+    dir: string,
+    sources: Map<string, ByteSource>,
+    tensors: Map<string, CheckpointTensor>,
+    metadata: Map<string, string>,
+  ) {
     this.#dir = dir
+    this.metadata = metadata
     this.#sources = sources
     this.tensors = tensors
     this.files = [...sources.keys()]
@@ -48,11 +59,14 @@ export class Checkpoint {
     try {
       const { names, owner } = listShards(dir)
       const tensors = new Map<string, CheckpointTensor>()
+      const metadata = new Map<string, string>()
       for (const name of names) {
         const file = path.join(dir, name)
         const source = open(file)
         sources.set(name, source)
-        for (const entry of readSafetensorsHeader(source, file).tensors.values()) {
+        const header = readSafetensorsHeader(source, file)
+        for (const [key, value] of header.metadata) if (!metadata.has(key)) metadata.set(key, value)
+        for (const entry of header.tensors.values()) {
           const expected = owner?.get(entry.name)
           if (owner === undefined || expected === name) tensors.set(entry.name, { ...entry, file: name })
         }
@@ -65,7 +79,7 @@ export class Checkpoint {
           )
         }
       }
-      return new Checkpoint(dir, sources, tensors)
+      return new Checkpoint(dir, sources, tensors, metadata)
     } catch (error) {
       for (const source of sources.values()) source.close()
       throw error
@@ -90,12 +104,7 @@ export class Checkpoint {
     shape: readonly number[],
     dtypes: readonly string[] = [...weightDtypes.keys()],
   ): CheckpointTensor {
-    const entry = this.tensors.get(name)
-    if (entry === undefined) {
-      const where =
-        this.files.length === 1 ? path.join(this.#dir, this.files[0]!) : path.join(this.#dir, indexName)
-      throw new SmoeError('ERR_SMOE_MISSING_TENSOR', `tensor '${name}' is missing from ${where}`)
-    }
+    const entry = this.#find(name)
     const place = `tensor '${name}' of ${path.join(this.#dir, entry.file)}`
     if (entry.shape.length !== shape.length || entry.shape.some((size, i) => size !== shape[i])) {
       throw new SmoeError(
@@ -116,6 +125,21 @@ export class Checkpoint {
     return { file: this.#sources.get(entry.file) as MappedFile, offset: entry.offset + skip }
   }
 
+  /**
+   * The entry of a tensor of any dtype and shape: for those who check both themselves.
+   * @throws SmoeError ERR_SMOE_MISSING_TENSOR
+   */
+  use(name: string): CheckpointTensor {
+    const entry = this.#find(name)
+    this.#used.add(name)
+    return entry
+  }
+
+  /** The open file that holds an entry. */
+  file(entry: CheckpointTensor): ByteSource {
+    return this.#sources.get(entry.file)!
+  }
+
   /** Names of tensors that nothing asked for. */
   unused(): string[] {
     return [...this.tensors.keys()].filter((name) => !this.#used.has(name)).sort()
@@ -124,6 +148,14 @@ export class Checkpoint {
   /** Closes the files; weights handed to running calls stay mapped until these are done. */
   close(): void {
     for (const source of this.#sources.values()) source.close()
+  }
+
+  #find(name: string): CheckpointTensor {
+    const entry = this.tensors.get(name)
+    if (entry !== undefined) return entry
+    const where =
+      this.files.length === 1 ? path.join(this.#dir, this.files[0]!) : path.join(this.#dir, indexName)
+    throw new SmoeError('ERR_SMOE_MISSING_TENSOR', `tensor '${name}' is missing from ${where}`)
   }
 }
 

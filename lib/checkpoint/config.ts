@@ -39,6 +39,11 @@ export class ConfigReader {
     return undefined
   }
 
+  /** Names of the fields that are there. */
+  names(): string[] {
+    return [...this.#fields.keys()]
+  }
+
   fail(name: string, expected: string, value: unknown): SmoeError {
     return new SmoeError(
       'ERR_SMOE_INVALID_CONFIG',

@@ -5,6 +5,7 @@ import { checkString } from '../validate'
 import { type Architecture, cacheElements } from './architecture'
 import { Checkpoint } from './checkpoint'
 import { describeHead, describeLayer, readArchitecture } from './describe'
+import { openCheckpoint } from './open'
 import { weightCount } from './quantization'
 
 /** One decoder layer of a checkpoint. */
@@ -55,7 +56,7 @@ export interface CheckpointSummary {
 export function inspect(dir: string): CheckpointSummary {
   checkString('dir', dir)
   const architecture = readArchitecture(dir)
-  const checkpoint = Checkpoint.openHeaders(dir)
+  const checkpoint = openCheckpoint(dir, architecture, (name) => Checkpoint.openHeaders(name))
   try {
     describeHead(architecture, checkpoint)
     architecture.layers.forEach((_, i) => describeLayer(architecture, i, checkpoint))

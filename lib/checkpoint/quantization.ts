@@ -1,8 +1,14 @@
 import { type ConfigReader, unsupported } from './config'
+import { type QuantizationScheme, readScheme } from './quantized/scheme'
 import type { TensorEntry } from './safetensors'
 
 /** How a checkpoint says its weights are coded; what a tensor really is, its dtype and its name tell. */
-export type Quantization = { method: 'fp8'; block: readonly [number, number] } | { method: 'mxfp4' }
+export type Quantization =
+  // decoded while it is packed, straight from the file
+  | { method: 'fp8'; block: readonly [number, number] }
+  | { method: 'mxfp4' }
+  // brought into the canonical form first (quantized/)
+  | { method: 'imported'; scheme: QuantizationScheme }
 
 /** Codes under one MXFP4 scale. */
 export const mxfp4Group = 32
@@ -17,22 +23,15 @@ export function readQuantization(config: ConfigReader): Quantization | undefined
   if (fields === undefined) return undefined
   const method = fields.string('quant_method')
   if (method === 'mxfp4') return { method }
-  if (method !== 'fp8') {
-    throw unsupported(`quant_method '${method}' in ${fields.file} is not supported; known: fp8, mxfp4`)
-  }
+  const block = method === 'fp8' ? fields.counts('weight_block_size', []) : []
+  if (block.length === 0) return { method: 'imported', scheme: readScheme(config)! }
   const format = fields.string('fmt', 'e4m3')
   if (format !== 'e4m3') throw unsupported(`fmt '${format}' in ${fields.file} is not supported; known: e4m3`)
-  const block = fields.counts('weight_block_size', [])
-  if (block.length === 0) {
-    throw unsupported(
-      `quant_method 'fp8' without weight_block_size in ${fields.file} is not supported: scales of whole tensors`,
-    )
-  }
   const [rows = 0, columns = 0] = block
   if (block.length !== 2 || rows === 0 || columns === 0) {
     throw fields.fail('weight_block_size', 'two sizes above 0', block)
   }
-  return { method, block: [rows, columns] }
+  return { method: 'fp8', block: [rows, columns] }
 }
 
 /** Name of the scales beside an FP8 matrix. They are multiplied, whatever the name says. */

@@ -41,9 +41,11 @@ export class Weights {
     return { ...source, view }
   }
 
-  /** A matrix [N, K]: plain, or FP8 codes beside their block scales. */
+  /** A matrix [N, K]: plain, quantized and still to be read, or FP8 codes beside their block scales. */
   matrix(name: string, shape: readonly [number, number]): TensorSource {
     const { checkpoint, quantization } = this
+    const quantized = checkpoint.quantized?.find(name, shape)
+    if (quantized !== undefined) return quantized
     if (quantization?.method !== 'fp8' || checkpoint.tensors.get(name)?.dtype !== 'F8_E4M3') {
       return this.plain(name, shape)
     }

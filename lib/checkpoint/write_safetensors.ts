@@ -3,7 +3,7 @@ import { open, rename, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { SmoeError } from '../errors'
 
-export type SafetensorsDtype = 'F64' | 'F32' | 'F16' | 'BF16' | 'I64' | 'I32' | 'I8' | 'U8'
+export type SafetensorsDtype = 'F64' | 'F32' | 'F16' | 'BF16' | 'I64' | 'I32' | 'I8' | 'U8' | 'F8_E4M3'
 
 export interface TensorToWrite {
   dtype: SafetensorsDtype
@@ -21,6 +21,7 @@ const elementBytes: Record<SafetensorsDtype, number> = {
   I32: 4,
   I8: 1,
   U8: 1,
+  F8_E4M3: 1,
 }
 
 /** Wide elements first, so that every tensor of the file starts at a multiple of its element size. */

@@ -1,4 +1,5 @@
 import { MoeModel } from '../model/moe_model'
+import type { LoadFormat } from '../model/on_the_fly'
 import type { Device } from '../device'
 import type { Session } from './session'
 
@@ -6,6 +7,7 @@ import type { Session } from './session'
 export interface ModelOptions {
   device: string
   precision: 'exact' | 'fast'
+  format: 'stored' | LoadFormat
   json?: boolean
 }
 
@@ -14,6 +16,7 @@ export async function loadModel(session: Session, dir: string, options: ModelOpt
   const model = await MoeModel.load(dir, {
     device: options.device as Device,
     precision: options.precision,
+    ...(options.format === 'stored' ? {} : { format: options.format }),
     signal: session.signal,
     onProgress: ({ layers, total }) => session.progress(`loading ${dir}: layer ${layers} of ${total}`),
   })

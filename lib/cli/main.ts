@@ -4,6 +4,7 @@ import { addBench } from './bench'
 import { addDoctor } from './doctor'
 import { addEval } from './eval'
 import { addInspect } from './inspect'
+import { addQuantize } from './quantize'
 import { addRun } from './run'
 import { Interrupted } from './session'
 import { addTrace } from './trace'
@@ -15,7 +16,7 @@ const program = new Command('smoe')
   .showHelpAfterError('(smoe --help lists the commands)')
   .exitOverride() // commands added from here on inherit it
 
-for (const add of [addDoctor, addInspect, addRun, addEval, addTrace, addBench]) add(program)
+for (const add of [addDoctor, addInspect, addRun, addEval, addTrace, addBench, addQuantize]) add(program)
 
 /** 0 done, 1 failed, 2 wrong usage. */
 function exitCode(error: unknown): 0 | 1 | 2 {

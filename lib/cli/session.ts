@@ -1,4 +1,5 @@
 import { type Command, CommanderError, Option } from 'commander'
+import { loadFormats } from '../model/on_the_fly'
 
 /** What a command gets to talk to the world: results on stdout, progress on stderr, an end on Ctrl-C. */
 export interface Session {
@@ -91,6 +92,8 @@ export function withModelOptions(command: Command): Command {
     .addOption(
       new Option('--precision <precision>', 'activations').choices(['exact', 'fast']).default('fast'),
     )
-    .addOption(new Option('--format <format>', 'weight format').choices(['stored']).default('stored'))
+    .addOption(
+      new Option('--format <format>', 'weight format').choices(['stored', ...loadFormats]).default('stored'),
+    )
     .addOption(jsonOption())
 }

@@ -1,6 +1,7 @@
 import type { MoeForwardOptions, MoeLayer as NativeMoeLayer } from '../../binding'
-import { Checkpoint } from '../checkpoint/checkpoint'
 import { describeMoe, readArchitecture } from '../checkpoint/describe'
+import { openCheckpoint } from '../checkpoint/open'
+import { resolvePending } from '../checkpoint/quantized/pending'
 import { resolveDevice } from '../device'
 import { SmoeError, fromNative, rangeError, typeError } from '../errors'
 import { MomentumState } from '../momentum/state'
@@ -71,10 +72,13 @@ export class MoeLayer {
       const moe = architecture.layers.flatMap((plan, i) => (plan.moe === undefined ? [] : [i]))
       throw rangeError('layer', `an MoE layer (${moe.join(', ')})`, index)
     }
-    const checkpoint = Checkpoint.open(checkpointDir)
+    const checkpoint = openCheckpoint(checkpointDir, architecture)
     try {
-      const desc = describeMoe(architecture, index!, checkpoint)
-      const layer = await abortable(signal, (cancel) => native().MoeLayer.create(desc, precision, cancel))
+      const found = describeMoe(architecture, index!, checkpoint)
+      const { description, release } = await resolvePending(found, signal)
+      const layer = await abortable(signal, (cancel) =>
+        native().MoeLayer.create(description, precision, cancel),
+      ).finally(release)
       return new MoeLayer(layer, precision, index)
     } finally {
       checkpoint.close()

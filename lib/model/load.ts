@@ -1,9 +1,11 @@
-import type { Decoder } from '../../binding'
+import type { Decoder, NativeDecoderLayer } from '../../binding'
 import type { Architecture } from '../checkpoint/architecture'
-import { Checkpoint } from '../checkpoint/checkpoint'
 import { describeHead, describeLayer } from '../checkpoint/describe'
+import { openCheckpoint } from '../checkpoint/open'
+import { resolvePending } from '../checkpoint/quantized/pending'
 import type { Precision } from '../layer/description'
 import { abortable, guarded, native } from '../native'
+import { type LoadFormat, quantizeExperts } from './on_the_fly'
 
 export interface LoadProgress {
   phase: 'load'
@@ -19,16 +21,25 @@ export async function loadDecoder(
   precision: Precision,
   signal: AbortSignal | undefined,
   onProgress: (progress: LoadProgress) => void,
+  format?: LoadFormat,
 ): Promise<Decoder> {
-  const checkpoint = Checkpoint.open(dir)
+  const checkpoint = openCheckpoint(dir, architecture)
   let decoder: Decoder | undefined
   try {
     const head = describeHead(architecture, checkpoint)
     const descriptions = architecture.layers.map((_, i) => describeLayer(architecture, i, checkpoint))
-    decoder = await abortable(signal, (cancel) => native().Decoder.create(head, precision, cancel))
+    const { description: ready, release } = await resolvePending(head, signal)
+    decoder = await abortable(signal, (cancel) => native().Decoder.create(ready, precision, cancel)).finally(
+      release,
+    )
     const target = decoder
     for (const [i, layer] of descriptions.entries()) {
-      await abortable(signal, (cancel) => target.addLayer(layer, cancel))
+      const { description, release: drop } = await resolvePending(layer, signal)
+      try {
+        await addLayer(target, description, format, signal)
+      } finally {
+        drop()
+      }
       onProgress({ phase: 'load', layers: i + 1, total: descriptions.length })
     }
     guarded(() => target.finish())
@@ -39,4 +50,15 @@ export async function loadDecoder(
   } finally {
     checkpoint.close()
   }
+}
+
+async function addLayer(
+  decoder: Decoder,
+  stored: NativeDecoderLayer,
+  format: LoadFormat | undefined,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  if (format === undefined) return abortable(signal, (cancel) => decoder.addLayer(stored, cancel))
+  const { layer, release } = await quantizeExperts(stored, format, signal)
+  await abortable(signal, (cancel) => decoder.addLayer(layer, cancel)).finally(release)
 }

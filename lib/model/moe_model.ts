@@ -7,10 +7,11 @@ import { type Precision, checkPrecision } from '../layer/description'
 import { type ExpertStats, expertStats } from '../layer/stats'
 import { abortable, guarded, native } from '../native'
 import { Tensor } from '../tensor/tensor'
-import { checkBoolean, checkInteger, checkOptions, checkSignal, checkString } from '../validate'
+import { checkBoolean, checkInteger, checkOneOf, checkOptions, checkSignal, checkString } from '../validate'
 import { type GenerateOptions, type TokenIds, checkGenerate, checkIds, checkProgress } from './arguments'
 import { Detokenizer } from './detokenizer'
 import { loadDecoder } from './load'
+import { loadFormats } from './on_the_fly'
 import type { GeneratedToken, MoeModelLoadOptions, PerplexityOptions } from './options'
 import { type PerplexityResult, windowedPerplexity } from './perplexity'
 import { Tokenizer } from './tokenizer'
@@ -63,13 +64,14 @@ export class MoeModel {
     const given = checkOptions('options', options)
     resolveDevice(given.device)
     const precision = checkPrecision(given.precision)
+    const format = given.format === undefined ? undefined : checkOneOf('format', given.format, loadFormats)
     const signal = checkSignal(given.signal)
     const onProgress = checkProgress(given.onProgress)
     signal?.throwIfAborted()
     const architecture = readArchitecture(dir)
     const { maxPositions } = architecture
     const contextLength = checkInteger('contextLength', given.contextLength ?? maxPositions, 1, maxPositions)
-    const decoder = await loadDecoder(dir, architecture, precision, signal, onProgress)
+    const decoder = await loadDecoder(dir, architecture, precision, signal, onProgress, format)
     return new MoeModel(dir, architecture, decoder, precision, contextLength)
   }
 

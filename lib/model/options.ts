@@ -1,6 +1,7 @@
 import type { Device } from '../device'
 import type { Precision } from '../layer/description'
 import type { LoadProgress } from './load'
+import type { LoadFormat } from './on_the_fly'
 import type { PerplexityProgress } from './perplexity'
 
 export interface MoeModelLoadOptions {
@@ -8,6 +9,8 @@ export interface MoeModelLoadOptions {
   device?: Device
   /** 'fast' (default): bf16 activations over bf16 weights; 'exact': f32 activations */
   precision?: Precision
+  /** brings routed experts into this format while loading, by plain rounding; default: as stored */
+  format?: LoadFormat
   /** most positions of one sequence; default and limit: the model's max_position_embeddings */
   contextLength?: number
   signal?: AbortSignal

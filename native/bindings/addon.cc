@@ -1,6 +1,7 @@
 // Everything that smoe.node exports; binding.d.ts is the contract, scripts/check-binding.mjs compares the two.
 #include <napi.h>
 
+#include "bindings/calibration_object.h"
 #include "bindings/cancel_token_object.h"
 #include "bindings/decoder_object.h"
 #include "bindings/env_data.h"
@@ -8,6 +9,7 @@
 #include "bindings/mapped_file_object.h"
 #include "bindings/moe_layer_object.h"
 #include "bindings/momentum_state_object.h"
+#include "bindings/quantized_object.h"
 #include "bindings/router_object.h"
 #include "bindings/runtime_functions.h"
 
@@ -36,6 +38,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   EnvData& data = create_env_data(env);
   data.moe_layer = Napi::Persistent(MoeLayerObject::define(env));
   data.decoder = Napi::Persistent(DecoderObject::define(env));
+  data.quantized_matrix = Napi::Persistent(QuantizedMatrixObject::define(env));
 
   exports.Set("MappedFile", MappedFileObject::define(env));
   exports.Set("CancelToken", CancelTokenObject::define(env));
@@ -44,6 +47,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("MoeLayer", data.moe_layer.Value());
   exports.Set("KvCache", KvCacheObject::define(env));
   exports.Set("Decoder", data.decoder.Value());
+  exports.Set("QuantizedMatrix", data.quantized_matrix.Value());
+  exports.Set("Calibration", CalibrationObject::define(env));
 
   function<route_logits_sync>(exports, "routeSync");
   async_function<route_logits>(exports, "route");

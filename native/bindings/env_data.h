@@ -11,7 +11,7 @@ namespace smoe {
 
 struct EnvData {
   // Constructors that native code calls; the other classes are constructed by JavaScript only.
-  Napi::FunctionReference moe_layer, decoder;
+  Napi::FunctionReference moe_layer, decoder, quantized_matrix;
   std::shared_ptr<LiveTasks> tasks;
 
   // Hands a native object to the constructor that runs next. Passing it as a napi External argument would let any

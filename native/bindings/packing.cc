@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "formats/format_info.h"
+#include "formats/quantized.h"
 
 namespace smoe {
 namespace {
@@ -46,6 +47,11 @@ Status PackList::run(ThreadPool& pool, const CancelFlag* cancel) {
     size_t batch_bytes = 0;
     for (; next < matrices_.size() && batch_bytes < kBatchBytes; next++) {
       const Matrix& matrix = matrices_[next];
+      if (const QuantizedMatrix* quantized = matrix.source->quantized()) {
+        SMOE_RETURN_IF_ERROR(pack_quantized(*quantized, matrix.out));
+        batch_bytes += matrix.out->bytes();
+        continue;
+      }
       MatrixSource source;
       SMOE_RETURN_IF_ERROR(matrix.source->matrix(&source));
       const WeightFormat format = matrix.source->format(source, precision_ == Precision::Exact);

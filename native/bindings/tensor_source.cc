@@ -7,6 +7,7 @@
 #include "bindings/convert.h"
 #include "bindings/errors.h"
 #include "bindings/mapped_file_object.h"
+#include "bindings/quantized_object.h"
 
 namespace smoe {
 namespace {
@@ -154,6 +155,16 @@ TensorSource TensorSource::parse(napi_env env, napi_value value, const std::stri
   if (element_count(env, view.rows, view.cols, name.c_str()) == 0)
     throw_error(env, Code::ShapeMismatch, "%s has no elements", name.c_str());
   source.parse_view(env, value, shape.size());
+  if (const napi_value quantized = property(env, value, "quantized", name.c_str()); !is_nullish(env, quantized)) {
+    source.quantized_ = QuantizedMatrixObject::from(env, quantized, (name + ".quantized").c_str()).native(env);
+    const QuantizedMatrix& matrix = source.quantized_->matrix;
+    if (view.dtype != Dtype::F32 || !plain || !view.row_by_row() || matrix.rows != view.rows ||
+        matrix.cols != view.cols) {
+      throw_error(env, Code::ShapeMismatch, "%s.quantized is [%lld, %lld]", name.c_str(),
+                  static_cast<long long>(matrix.rows), static_cast<long long>(matrix.cols));
+    }
+    return source;
+  }
   if (!plain) {
     source.parse_codes(env, value);
     return source;
@@ -190,6 +201,13 @@ int64_t TensorSource::cols_of(napi_env env, napi_value value, const std::string&
   return matrix_shape(env, value, name)[1];
 }
 
+// A view of part of it is no longer the quantized matrix.
+const QuantizedMatrix* TensorSource::quantized() const {
+  return quantized_ == nullptr || view_.first != 0 || !view_.row_by_row() || view_.rows != quantized_->matrix.rows
+             ? nullptr
+             : &quantized_->matrix;
+}
+
 TensorSource TensorSource::part(int64_t first, int64_t count, bool transposed) const {
   TensorSource source = *this;
   MatrixSource& view = source.view_;
@@ -203,8 +221,19 @@ TensorSource TensorSource::part(int64_t first, int64_t count, bool transposed) c
   return source;
 }
 
+// The values of a quantized matrix, made when something wants them as a plain matrix.
+Status TensorSource::dequantize() const {
+  const QuantizedMatrix& matrix = quantized_->matrix;
+  const auto copy = std::make_shared<Buffer>();
+  SMOE_RETURN_IF_ERROR(copy->allocate(static_cast<size_t>(matrix.rows * matrix.cols) * sizeof(float)));
+  for (int64_t r = 0; r < matrix.rows; r++) dequantize_row(matrix, r, copy->as<float>() + r * matrix.cols);
+  data_.copy = copy;
+  return {};
+}
+
 Status TensorSource::matrix(MatrixSource* out) const {
   *out = view_;
+  if (quantized_ != nullptr && data_.copy == nullptr) SMOE_RETURN_IF_ERROR(dequantize());
   SMOE_RETURN_IF_ERROR(data_.find(&out->data));
   if (view_.coding == Coding::Plain) return {};
   SMOE_RETURN_IF_ERROR(scales_.find(&out->scales.data));

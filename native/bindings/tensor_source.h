@@ -1,5 +1,6 @@
 // A weight on its way in: a slice of a mapped file, or a copy of a typed array; plain elements, or codes with one scale
-// per block, and possibly a view of what is stored. Parsed on the JS thread, read on the op thread.
+// per block, and possibly a view of what is stored; or a quantized matrix. Parsed on the JS thread, read on the op
+// thread.
 #pragma once
 
 #include <napi.h>
@@ -16,6 +17,9 @@
 #include "formats/rtn.h"
 
 namespace smoe {
+
+struct NativeQuantized;
+struct QuantizedMatrix;
 
 class TensorSource {
  public:
@@ -39,6 +43,8 @@ class TensorSource {
   }
   const RtnOptions& rtn() const { return rtn_; }
 
+  // Null unless the weight is quantized already.
+  const QuantizedMatrix* quantized() const;
   // `count` rows from `first` of a matrix parsed before, or their transpose.
   TensorSource part(int64_t first, int64_t count, bool transposed) const;
 
@@ -61,11 +67,15 @@ class TensorSource {
   void parse_view(napi_env env, napi_value value, size_t rank);
   void parse_codes(napi_env env, napi_value value);
 
+  Status dequantize() const;
+
   std::string name_;
-  Place data_, scales_;
+  mutable Place data_;  // of a quantized matrix its values, made on first use
+  Place scales_;
   MatrixSource view_;  // without its pointers; a vector is one row
   std::optional<WeightFormat> format_;
   RtnOptions rtn_;
+  std::shared_ptr<NativeQuantized> quantized_;
 };
 
 // Parses `owner.key` into *out unless it is absent.

@@ -146,7 +146,12 @@ const refusals: [string, Record<string, unknown>, string, RegExp][] = [
     'INVALID_CONFIG',
     /model_type in .* must be a string, got undefined/,
   ],
-  ['quantized', { quantization_config: { quant_method: 'awq' } }, 'UNSUPPORTED_ARCHITECTURE', /'awq'/],
+  [
+    'quantized',
+    { quantization_config: { quant_method: 'quanto' } },
+    'UNSUPPORTED_ARCHITECTURE',
+    /quantization_config/,
+  ],
   ['unknown activation', { hidden_act: 'mish' }, 'UNSUPPORTED_ARCHITECTURE', /hidden_act 'mish'/],
   [
     'dynamic rope',

@@ -134,3 +134,55 @@ test('Ctrl-C ends a command with 1 and no stack', async () => {
   expect(code).toBe(1)
   expect(stderr).toBe('interrupted\n')
 })
+
+describe('quantize', () => {
+  const out = path.join(os.tmpdir(), `smoe-cli-quantize-${process.pid}`)
+  afterAll(() => fs.rmSync(out, { recursive: true, force: true }))
+
+  test('writes a checkpoint that eval reads, and reports it as a table or as JSON', async () => {
+    const table = await runCli(['quantize', sampleModel, '--format', 'w3', '--asym', '--out', out])
+    expect(table.code).toBe(0)
+    expect(table.stdout).toMatch(/^layer +experts +bits/)
+    expect(table.stdout).toMatch(/16 w3/)
+    const args = [
+      '--text',
+      slice,
+      '--context',
+      '128',
+      '--limit-tokens',
+      '1280',
+      '--precision',
+      'exact',
+      '--json',
+    ]
+    const perplexity = async (...more: string[]) => {
+      const { stdout, code } = await runCli(['eval', ...more, ...args])
+      expect(code).toBe(0)
+      return (JSON.parse(stdout) as { perplexity: number }).perplexity
+    }
+    const [stored, plain, rounded] = [
+      await perplexity(out),
+      await perplexity(sampleModel),
+      await perplexity(sampleModel, '--format', 'w3'),
+    ]
+    expect(stored).toBeGreaterThan(plain)
+    expect(stored).toBeLessThan(plain * 1.06)
+    // The scale search of `quantize` is another choice of scales than plain rounding.
+    expect(stored).not.toBe(rounded)
+    const again = await runCli(['quantize', sampleModel, '--out', out])
+    expect(again.code).toBe(1)
+    expect(again.stderr).toMatch(/exists already.*ERR_SMOE_FILE_WRITE/)
+  }, 60_000)
+
+  test.each([
+    ['no --out', ['quantize', 'somewhere']],
+    ['--method gptq without --text', ['quantize', 'somewhere', '--method', 'gptq', '--out', 'x']],
+    ['--bits without --text', ['quantize', 'somewhere', '--bits', '2.5', '--out', 'x']],
+    ['--bits and --format', ['quantize', 'a', '--bits', '2', '--format', 'w4', '--text', 't', '--out', 'x']],
+    ['an unknown format', ['quantize', 'somewhere', '--format', 'w5', '--out', 'x']],
+  ])('%s is a usage error', async (_, args) => {
+    const { code, stdout, stderr } = await runCli(args)
+    expect({ code, stdout }).toEqual({ code: 2, stdout: '' })
+    expect(stderr).not.toBe('')
+  })
+})
