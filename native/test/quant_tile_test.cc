@@ -183,6 +183,36 @@ TEST_CASE("integer sums are exact under every instruction set, also for extreme 
   }
 }
 
+TEST_CASE("ternary rows by hand") {
+  QuantizedMatrix source;
+  source.rows = 2;
+  source.cols = source.group = 8;
+  source.codes = {2, 1, 2, 0, 1, 2, 0, 1, 1, 0, 2, 2, 1, 0, 2, 1};
+  source.scales = {0.43125f, 0.43125f};
+  const std::vector<float> x = {1, -2, .5f, .25f, -.75f, 3, -1.5f, .125f};
+  const int8_t expected[] = {42, -85, 21, 11, -32, 127, -64, 5};
+  for (WeightFormat format : {WeightFormat::T2, WeightFormat::T5}) {
+    source.format = format;
+    const PackedMatrix matrix = packed(source);
+    const Block block = pack_block(*kernels(), matrix, Precision::Fast, x.data(), {0});
+    CHECK(std::memcmp(block.words.data(), expected, 8) == 0);
+    CHECK(block.x_sum()[0] == 25);
+    const std::vector<float> y = run(*kernels(), matrix, block, false);
+    CHECK(y[0] == doctest::Approx(2.475443).epsilon(1e-6));
+    CHECK(y[1] == doctest::Approx(-0.753839).epsilon(1e-6));
+  }
+  // the digits of the byte (2, 0, 1, 2, 2) are columns 0, 4, 8, 12, 16 of a row
+  QuantizedMatrix trits;
+  trits.format = WeightFormat::T5;
+  trits.rows = 1;
+  trits.cols = trits.group = 20;
+  trits.codes.assign(20, 1);
+  trits.scales = {1};
+  const uint8_t digits[] = {2, 0, 1, 2, 2};
+  for (size_t p = 0; p < 5; ++p) trits.codes[4 * p] = digits[p];
+  CHECK(packed(trits).tile(0)[0] == 227);
+}
+
 TEST_CASE("a row of 65536 columns does not overflow") {
   constexpr int64_t k = 65536;
   for (WeightFormat format : {WeightFormat::W8, WeightFormat::T2}) {
