@@ -237,7 +237,8 @@ Status TensorSource::matrix(MatrixSource* out) const {
   SMOE_RETURN_IF_ERROR(data_.find(&out->data));
   if (view_.coding == Coding::Plain) return {};
   SMOE_RETURN_IF_ERROR(scales_.find(&out->scales.data));
-  const Status status = check_scales(*out);
+  Status status = check_scales(*out);
+  if (status.ok()) status = check_codes(*out);
   return status.ok() ? status : Status(status.code(), name_ + " " + status.message());
 }
 

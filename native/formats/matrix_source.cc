@@ -99,4 +99,18 @@ Status check_scales(const MatrixSource& source) {
   return Status();
 }
 
+Status check_codes(const MatrixSource& source) {
+  if (source.coding != Coding::F8E4M3) return Status();
+  const unsigned char* codes = static_cast<const unsigned char*>(source.data);
+  for (int64_t row = 0; row < source.rows; ++row) {
+    const unsigned char* first = codes + source.index(row, 0);
+    bool nan = false;  // no early exit inside a row, so that the loop vectorises where columns are adjacent
+    for (int64_t col = 0; col < source.cols; ++col) nan |= (first[col * source.col_stride] & 0x7f) == 0x7f;
+    if (nan) {
+      return error(Code::InvalidQuantization, "row %lld holds a NaN code", static_cast<long long>(row));
+    }
+  }
+  return Status();
+}
+
 }  // namespace smoe

@@ -46,5 +46,7 @@ void read_elements(const MatrixSource& source, int64_t row, int64_t col, int64_t
 
 // Refuses scales that the view uses and that are NaN, infinite, zero or negative: a whole block of weights would be.
 Status check_scales(const MatrixSource& source);
+// Refuses E4M3 codes of the view that are NaN (0x7f and 0xff). MXFP4 has no such code.
+Status check_codes(const MatrixSource& source);
 
 }  // namespace smoe

@@ -201,13 +201,12 @@ test.each(refusals)('refuses: %s', async (_, base, change, code, message) => {
 const configs: [string, unknown, string, RegExp][] = [
   [
     'another method',
-    { quant_method: 'gptq', bits: 4 },
+    { quant_method: 'quanto', bits: 4 },
     'UNSUPPORTED_ARCHITECTURE',
-    /'gptq'.*known: fp8, mxfp4/,
+    /'quanto'.*known: gptq, awq, .*fp8, mxfp4/,
   ],
   ['no method', {}, 'INVALID_CONFIG', /quant_method in quantization_config of .* must be a string/],
   ['no object', 7, 'INVALID_CONFIG', /quantization_config .* an object/],
-  ['one scale per tensor', { quant_method: 'fp8' }, 'UNSUPPORTED_ARCHITECTURE', /without weight_block_size/],
   ['the other FP8', { quant_method: 'fp8', fmt: 'e5m2' }, 'UNSUPPORTED_ARCHITECTURE', /'e5m2'/],
   [
     'a flat block',

@@ -154,8 +154,8 @@ const hostile: [string, string, Change, string, RegExp][] = [
     'blocks of another size',
     'fp8',
     (t) => (t[`${stem}weight_scale_inv`] = { dtype: 'F32', shape: [3, 3], data: new Float32Array(9) }),
-    'INVALID_QUANTIZATION',
-    /128 x 128/,
+    'SHAPE_MISMATCH',
+    /weight_scale_inv' .* must have shape \[1, 1\] .* got \[3, 3\]/,
   ],
   [
     'a scale of 255',
