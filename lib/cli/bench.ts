@@ -88,7 +88,9 @@ async function shapeBench(session: Session, options: BenchOptions): Promise<void
       `${format} weights, ${precision}, ${isa}, ${threads} threads, layer ${formatBytes(layerBytes)}\n`,
   )
   session.print(layerTable(results))
-  session.print(`\nceilings of this machine, measured before and after each row:\n${ceilingsTable(results)}`)
+  session.print(
+    `\nceilings of this machine, measured between the parts of each row:\n${ceilingsTable(results)}`,
+  )
 }
 
 async function overheadBench(session: Session, options: BenchOptions): Promise<void> {

@@ -42,6 +42,9 @@ export interface LayerResult {
 
 const INPUTS = 8 // different inputs, so that the routing moves from call to call
 const LEAST_SECONDS = 0.3 // short calls are repeated beyond the rounds asked for
+// A row is timed in parts with the ceilings measured between them: on a shared machine the memory's rate changes from
+// second to second, and a ratio means something only against a ceiling of the same moment.
+const PARTS = 4
 const VARIANTS = 3 // different weights, repeated over the experts; every expert has memory of its own
 
 export const median = (values: readonly number[]): number => {
@@ -86,15 +89,34 @@ export async function createLayer(
 const measureCeilings = (signal: AbortSignal): Promise<Ceilings> =>
   abortable(signal, (cancel) => native().measureCeilings(native().runtimeInfo().threads, cancel))
 
-/** The better of two measurements of the same machine, figure by figure. */
-function best(a: Ceilings, b: Ceilings): Ceilings {
+const figures = ['dramReadGBs', 'l3ReadGBs', 'fmaGflops', 'bf16Gflops', 'int8Gops'] as const
+
+/** One set of ceilings from several, figure by figure. */
+function merge(all: readonly Ceilings[], pick: (values: number[]) => number): Ceilings {
+  const merged = { ...all[0]! }
+  for (const figure of figures) merged[figure] = pick(all.map((ceilings) => ceilings[figure]))
+  return merged
+}
+
+const mean = (values: number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
+
+/** The row of a table from its parts: the median part, figure by figure. */
+function medianPart(parts: readonly LayerResult[], seconds: number[]): LayerResult {
+  const time = median(seconds)
+  const middle = [...parts].sort((a, b) => a.ratio - b.ratio)[Math.floor(parts.length / 2)]!
   return {
-    threads: a.threads,
-    dramReadGBs: Math.max(a.dramReadGBs, b.dramReadGBs),
-    l3ReadGBs: Math.max(a.l3ReadGBs, b.l3ReadGBs),
-    fmaGflops: Math.max(a.fmaGflops, b.fmaGflops),
-    bf16Gflops: Math.max(a.bf16Gflops, b.bf16Gflops),
-    int8Gops: Math.max(a.int8Gops, b.int8Gops),
+    ...middle,
+    seconds: time,
+    best: Math.min(...seconds),
+    tokensPerSecond: middle.tokens / time,
+    gigabytesPerSecond: middle.bytes / time / 1e9,
+    gigaflopsPerSecond: middle.flops / time / 1e9,
+    roofline: median(parts.map(({ roofline }) => roofline)),
+    ratio: median(parts.map(({ ratio }) => ratio)),
+    ceilings: merge(
+      parts.map(({ ceilings }) => ceilings),
+      median,
+    ),
   }
 }
 
@@ -141,7 +163,7 @@ function summarise(
   }
 }
 
-/** Times one layer for every number of tokens, with the machine's ceilings measured before and after each. */
+/** Times one layer for every number of tokens, in parts between which the machine's ceilings are measured. */
 export async function benchLayer(
   options: LayerBenchOptions,
 ): Promise<{ results: LayerResult[]; layerBytes: number }> {
@@ -163,21 +185,27 @@ export async function benchLayer(
         distinct += new Set((await router.route(input, { signal })).ids.data()).size / INPUTS
         await layer.forward(input, { signal }) // warm-up
       }
-      const seconds: number[] = []
-      let total = 0
-      for (let round = 0; round < options.rounds || total < LEAST_SECONDS; round++) {
-        progress(`${shape.name}, ${tokens} tokens, round ${round + 1}`)
-        for (const input of inputs) {
-          const begin = performance.now()
-          await layer.forward(input, { signal })
-          const elapsed = (performance.now() - begin) / 1e3
-          seconds.push(elapsed)
-          total += elapsed
+      const parts: LayerResult[] = []
+      const all: number[] = []
+      for (let part = 0; part < PARTS; part++) {
+        progress(`${shape.name}, ${tokens} tokens, part ${part + 1} of ${PARTS}`)
+        const seconds: number[] = []
+        let total = 0
+        for (let round = 0; round < options.rounds / PARTS || total < LEAST_SECONDS / PARTS; round++) {
+          for (const input of inputs) {
+            const begin = performance.now()
+            await layer.forward(input, { signal })
+            const elapsed = (performance.now() - begin) / 1e3
+            seconds.push(elapsed)
+            total += elapsed
+          }
         }
+        const after = await measureCeilings(signal)
+        parts.push(summarise(options, layerBytes, tokens, seconds, distinct, merge([before, after], mean)))
+        all.push(...seconds)
+        before = after
       }
-      const after = await measureCeilings(signal)
-      results.push(summarise(options, layerBytes, tokens, seconds, distinct, best(before, after)))
-      before = after
+      results.push(medianPart(parts, all))
     }
   } finally {
     router.dispose()
