@@ -188,6 +188,8 @@ export interface MoeForwardOptions {
   residual?: Float32Array
   /** given assignments; ids in [-1, E) are checked natively */
   routing?: { ids: Int32Array; weights: Float32Array; slots: number }
+  /** [E] bits per weight, 2..8, at which experts in wn are read */
+  expertBits?: Uint8Array
   cancel?: CancelToken
 }
 
@@ -333,6 +335,9 @@ export class KvCache {
   dispose(): void
 }
 
+/** Bits per weight, 2..8, at which experts in wn are read: of all, or of each, one array per MoE layer. */
+export type NativeExpertBits = number | Uint8Array[]
+
 export class Decoder {
   /** Packs embedding, output and final norm. Layers follow one by one, so that progress and abort are possible. */
   static create(head: NativeDecoderHead, precision: PrecisionName, cancel?: CancelToken): Promise<Decoder>
@@ -346,11 +351,23 @@ export class Decoder {
     cache: KvCache | undefined,
     logits: 'all' | 'last',
     cancel?: CancelToken,
+    expertBits?: NativeExpertBits,
   ): Promise<Float32Array>
   /** Appends ids and returns the next token sampled from the last logits. */
-  step(ids: Int32Array, cache: KvCache, sampling: SamplingOptions, cancel?: CancelToken): Promise<number>
+  step(
+    ids: Int32Array,
+    cache: KvCache,
+    sampling: SamplingOptions,
+    cancel?: CancelToken,
+    expertBits?: NativeExpertBits,
+  ): Promise<number>
   /** nll[t] = -log p(targets[t] | ids[0..t]) from a fresh context. */
-  nll(ids: Int32Array, targets: Int32Array, cancel?: CancelToken): Promise<Float64Array>
+  nll(
+    ids: Int32Array,
+    targets: Int32Array,
+    cancel?: CancelToken,
+    expertBits?: NativeExpertBits,
+  ): Promise<Float64Array>
   trace(ids: Int32Array, cancel?: CancelToken): Promise<{ logits: Float32Array; layers: NativeLayerTrace[] }>
   /** Assignments per expert: one Float64Array per MoE layer. */
   counts(): Float64Array[]

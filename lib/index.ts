@@ -17,7 +17,9 @@ export type { MomentumSpec, MomentumType } from './momentum/spec'
 export { MoeLayer } from './layer/moe_layer'
 export type {
   ForwardOptions,
+  ExpertBits,
   ForwardSyncOptions,
+  LayerExpertBits,
   MoeLayerCreateOptions,
   MoeLayerLoadOptions,
   MoeLayerOptions,

@@ -4,13 +4,14 @@ import type { Command } from 'commander'
 import { SmoeError } from '../errors'
 import { formatNumber } from './format'
 import { type ModelOptions, loadModel } from './load'
-import { positiveInteger } from './options'
+import { expertBits, positiveInteger } from './options'
 import { type Session, withModelOptions, withSession } from './session'
 
 interface EvalOptions extends ModelOptions {
   text: string
   context?: number
   limitTokens?: number
+  expertBits?: number
 }
 
 async function readTextFile(file: string, signal: AbortSignal): Promise<string> {
@@ -31,6 +32,7 @@ async function evaluate(session: Session, dir: string, options: EvalOptions): Pr
   const { tokens, nll, perplexity } = await model.perplexity(text, {
     context: options.context,
     limitTokens: options.limitTokens,
+    expertBits: options.expertBits,
     signal: session.signal,
     onProgress: ({ tokens: done, total }) => session.progress(`${done} of ${total} tokens`),
   })
@@ -48,6 +50,7 @@ export function addEval(program: Command): void {
       .argument('<model>', 'folder of a checkpoint')
       .requiredOption('--text <file>', 'UTF-8 text')
       .option('--context <n>', 'tokens per window', positiveInteger)
-      .option('--limit-tokens <n>', 'stop after this many tokens', positiveInteger),
+      .option('--limit-tokens <n>', 'stop after this many tokens', positiveInteger)
+      .option('--expert-bits <n>', 'bits, 2 to 8, at which bit-nested experts (wn) are read', expertBits),
   ).action(withSession(evaluate))
 }

@@ -13,6 +13,12 @@ function integer(text: string, least: number): number {
 export const positiveInteger = (text: string): number => integer(text, 1)
 export const nonNegativeInteger = (text: string): number => integer(text, 0)
 
+export function expertBits(text: string): number {
+  const bits = integer(text, 2)
+  if (bits > 8) throw new InvalidArgumentError('Expected 2 to 8 bits.')
+  return bits
+}
+
 export function nonNegativeNumber(text: string): number {
   const value = Number(text)
   if (!Number.isFinite(value) || text.trim() === '' || value < 0) {

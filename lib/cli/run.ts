@@ -2,7 +2,14 @@ import { performance } from 'node:perf_hooks'
 import { type Command, Option } from 'commander'
 import { formatNumber } from './format'
 import { type ModelOptions, loadModel } from './load'
-import { nonNegativeInteger, nonNegativeNumber, positiveInteger, probability, tokenIds } from './options'
+import {
+  expertBits as bits,
+  nonNegativeInteger,
+  nonNegativeNumber,
+  positiveInteger,
+  probability,
+  tokenIds,
+} from './options'
 import { type Session, usageError, withModelOptions, withSession } from './session'
 
 interface RunOptions extends ModelOptions {
@@ -13,13 +20,14 @@ interface RunOptions extends ModelOptions {
   topP: number
   topK: number
   seed: number
+  expertBits?: number
 }
 
 async function run(session: Session, dir: string, options: RunOptions): Promise<void> {
   const prompt = options.prompt ?? options.promptIds
   if (prompt === undefined) throw usageError('one of --prompt and --prompt-ids is needed')
   using model = await loadModel(session, dir, options)
-  const { maxNewTokens, temperature, topP, topK, seed } = options
+  const { maxNewTokens, temperature, topP, topK, seed, expertBits } = options
   const ids: number[] = []
   let text = ''
   const begin = performance.now()
@@ -30,6 +38,7 @@ async function run(session: Session, dir: string, options: RunOptions): Promise<
     topP,
     topK,
     seed,
+    expertBits,
     signal: session.signal,
   })) {
     if (ids.push(token.id) === 1) first = performance.now()
@@ -61,6 +70,7 @@ export function addRun(program: Command): void {
       .option('--temperature <t>', '0 takes the most likely token', nonNegativeNumber, 0)
       .option('--top-p <p>', 'smallest set of tokens with this probability', probability, 1)
       .option('--top-k <n>', 'most likely tokens to choose from, 0 for all', nonNegativeInteger, 0)
-      .option('--seed <n>', 'seed of the random choice', nonNegativeInteger, 0),
+      .option('--seed <n>', 'seed of the random choice', nonNegativeInteger, 0)
+      .option('--expert-bits <n>', 'bits, 2 to 8, at which bit-nested experts (wn) are read', bits),
   ).action(withSession(run))
 }

@@ -16,6 +16,7 @@ import {
   type ForwardSyncOptions,
   type MoeLayerCreateOptions,
   type MoeLayerLoadOptions,
+  checkExpertBits,
   checkRouting,
 } from './options'
 import { type ExpertStats, expertStats } from './stats'
@@ -218,7 +219,7 @@ export class MoeLayer {
   }
 
   #nativeOptions(options: ForwardSyncOptions, tokens: number): MoeForwardOptions {
-    const { state, residual, routing } = options
+    const { state, residual, routing, expertBits } = options
     const args: MoeForwardOptions = {}
     if (state !== undefined) {
       if (!(state instanceof MomentumState)) throw typeError('state', 'a MomentumState', state)
@@ -228,6 +229,9 @@ export class MoeLayer {
       args.residual = checkShaped('residual', residual, [tokens, this.hidden]).toF32Array()
     }
     if (routing !== undefined) args.routing = checkRouting(routing, tokens)
+    if (expertBits !== undefined) {
+      args.expertBits = checkExpertBits('expertBits', expertBits, this.experts)
+    }
     return args
   }
 }

@@ -1,10 +1,10 @@
-import type { MoeForwardOptions } from '../../binding'
+import type { MoeForwardOptions, NativeExpertBits } from '../../binding'
 import type { Device } from '../device'
-import { SmoeError, typeError } from '../errors'
+import { SmoeError, rangeError, typeError } from '../errors'
 import type { MomentumState } from '../momentum/state'
 import type { Router, Routing } from '../router/router'
 import { Tensor, checkShaped } from '../tensor/tensor'
-import { shapeText } from '../validate'
+import { checkInteger, shapeText } from '../validate'
 import type { MoeLayerDescription, Precision } from './description'
 
 export interface MoeLayerOptions {
@@ -25,6 +25,12 @@ export interface MoeLayerCreateOptions extends MoeLayerDescription, MoeLayerOpti
   layerIndex?: number
 }
 
+/** One number for all experts, or one per expert. */
+export type ExpertBits = number | ArrayLike<number>
+
+/** One number for the whole model, or one entry per MoE layer. */
+export type LayerExpertBits = number | readonly ExpertBits[]
+
 export interface ForwardSyncOptions {
   /** momentum state of this pass up the depth; the result is then the residual stream */
   state?: MomentumState
@@ -32,6 +38,12 @@ export interface ForwardSyncOptions {
   residual?: Tensor
   /** given assignments instead of the layer's own router */
   routing?: Pick<Routing, 'ids' | 'weights'>
+  /**
+   * Bits per weight, 2 to 8, at which bit-nested experts (format 'wn') are read in this call: one number for all, or one
+   * per expert. Fewer bits read fewer bytes of the same weights; experts of other formats are not concerned. Default:
+   * all planes. (D2MoE, arXiv 2504.15299)
+   */
+  expertBits?: ExpertBits
   /** where to put the result: [T, H], dtype of hidden */
   out?: Tensor
 }
@@ -40,6 +52,35 @@ export interface ForwardOptions extends ForwardSyncOptions {
   /** another router with weights, asked instead of the layer's own */
   router?: Router
   signal?: AbortSignal
+}
+
+/** [experts] bits as the addon takes them. */
+export function checkExpertBits(name: string, bits: ExpertBits, experts: number): Uint8Array {
+  if (typeof bits === 'number') {
+    checkInteger(name, bits, 2, 8)
+    return new Uint8Array(experts).fill(bits)
+  }
+  if (typeof bits !== 'object' || bits === null || typeof bits.length !== 'number') {
+    throw typeError(name, `a number or ${experts} numbers`, bits)
+  }
+  if (bits.length !== experts)
+    throw rangeError(`${name}.length`, `${experts}, the number of experts`, bits.length)
+  return Uint8Array.from({ length: experts }, (_, i) => {
+    checkInteger(`${name}[${i}]`, bits[i], 2, 8)
+    return bits[i]!
+  })
+}
+
+/** The same for a whole model: one number, or one entry per MoE layer. experts: their number, layer by layer. */
+export function checkLayerBits(bits: LayerExpertBits, experts: readonly number[]): NativeExpertBits {
+  if (typeof bits === 'number') return checkInteger('expertBits', bits, 2, 8)
+  if (!Array.isArray(bits))
+    throw typeError('expertBits', 'a number, or an array with one entry per MoE layer', bits)
+  const layers = bits as readonly ExpertBits[]
+  if (layers.length !== experts.length) {
+    throw rangeError('expertBits.length', `${experts.length}, the number of MoE layers`, layers.length)
+  }
+  return layers.map((entry, i) => checkExpertBits(`expertBits[${i}]`, entry, experts[i]!))
 }
 
 /** Given assignments as the addon takes them; the addon checks the ids themselves. */

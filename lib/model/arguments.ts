@@ -1,4 +1,5 @@
 import type { SamplingOptions } from '../../binding'
+import type { LayerExpertBits } from '../layer/options'
 import { SmoeError, rangeError, typeError } from '../errors'
 import { arrayKind, checkBoolean, checkFunction, checkInteger, checkNumber, checkSignal } from '../validate'
 
@@ -21,6 +22,8 @@ export interface GenerateOptions {
   stopTokens?: readonly number[]
   /** go on after the model's own end tokens; default false */
   ignoreEos?: boolean
+  /** bits at which bit-nested experts (wn) are read: one number, or one entry per MoE layer; default: all planes */
+  expertBits?: LayerExpertBits
   signal?: AbortSignal
 }
 

@@ -1,9 +1,10 @@
-import type { Decoder, KvCache } from '../../binding'
+import type { Decoder, KvCache, NativeExpertBits } from '../../binding'
 import type { Architecture } from '../checkpoint/architecture'
 import { readArchitecture } from '../checkpoint/describe'
 import { resolveDevice } from '../device'
 import { SmoeError } from '../errors'
 import { type Precision, checkPrecision } from '../layer/description'
+import { type LayerExpertBits, checkLayerBits } from '../layer/options'
 import { type ExpertStats, expertStats } from '../layer/stats'
 import { abortable, guarded, native } from '../native'
 import { Tensor } from '../tensor/tensor'
@@ -76,11 +77,16 @@ export class MoeModel {
   }
 
   /** Logits f32 [T, V] of every position of a text that starts with ids[0]. */
-  async forward(ids: TokenIds, options?: { signal?: AbortSignal }): Promise<Tensor<'f32'>> {
-    const signal = checkSignal(checkOptions('options', options).signal)
+  async forward(
+    ids: TokenIds,
+    options?: { expertBits?: LayerExpertBits; signal?: AbortSignal },
+  ): Promise<Tensor<'f32'>> {
+    const given = checkOptions('options', options)
+    const signal = checkSignal(given.signal)
     const tokens = this.#checkText('ids', ids)
+    const bits = this.#bits(given.expertBits)
     const logits = await abortable(signal, (cancel) =>
-      this.#decoder.forward(tokens, undefined, 'all', cancel),
+      this.#decoder.forward(tokens, undefined, 'all', cancel, bits),
     )
     return Tensor.wrap(logits, [tokens.length, this.vocab], 'f32')
   }
@@ -95,7 +101,10 @@ export class MoeModel {
     prompt: string | TokenIds,
     options?: GenerateOptions,
   ): AsyncGenerator<GeneratedToken, void, undefined> {
-    const plan = checkGenerate(checkOptions('options', options), this.eosTokens)
+    const given = checkOptions('options', options)
+    const plan = checkGenerate(given, this.eosTokens)
+    this.#checkAlive()
+    const bits = this.#bits(given.expertBits)
     let next = this.#checkText('prompt', await this.#toIds('prompt', prompt, true, plan.signal))
     // The last new token is given out but never fed back, so it needs no position.
     const room = this.contextLength - next.length + 1
@@ -107,7 +116,7 @@ export class MoeModel {
       for (let count = Math.min(plan.maxNewTokens, room); count > 0; count--) {
         const input = next
         const id = await abortable(plan.signal, (cancel) =>
-          this.#decoder.step(input, cache, plan.sampling, cancel),
+          this.#decoder.step(input, cache, plan.sampling, cancel, bits),
         )
         if (plan.stop.has(id)) return
         yield { id, text: detokenizer?.push(id) ?? '' }
@@ -133,8 +142,9 @@ export class MoeModel {
     const limit =
       given.limitTokens === undefined ? Infinity : checkInteger('limitTokens', given.limitTokens, 1)
     this.#checkAlive()
+    const bits = this.#bits(given.expertBits)
     const ids = checkIds('text', await this.#toIds('text', text, false, signal), this.vocab)
-    return windowedPerplexity(this.#decoder, ids, context, limit, signal, onProgress)
+    return windowedPerplexity(this.#decoder, ids, context, limit, signal, onProgress, bits)
   }
 
   /** Runs a forward pass and keeps what every MoE layer saw and did. */
@@ -205,6 +215,14 @@ export class MoeModel {
 
   #checkAlive(): void {
     if (this.#disposed) throw new SmoeError('ERR_SMOE_DISPOSED', 'model was used after dispose()')
+  }
+
+  #bits(bits: LayerExpertBits | undefined): NativeExpertBits | undefined {
+    if (bits === undefined) return undefined
+    return checkLayerBits(
+      bits,
+      this.#decoder.counts().map(({ length }) => length),
+    )
   }
 
   /** Ids of one text that must fit the context. */

@@ -2,15 +2,23 @@ import type { NativeDecoderLayer, NativeExpert, QuantFormatName, QuantizedMatrix
 import { abortable, native } from '../native'
 
 /** Formats that experts can be brought into while a model loads: plain rounding, nothing to calibrate. */
-export const loadFormats = ['w8', 'w4', 'w3', 'w2', 't2'] as const
+export const loadFormats = ['w8', 'w4', 'w3', 'w2', 'wn', 't2'] as const
 export type LoadFormat = (typeof loadFormats)[number]
 
 /** Weights per scale: specs/quantization.md 4.1; the narrower formats get the zero point they need. */
-const settings: Record<LoadFormat, { group: number; symmetric: boolean; method: 'rtn' | 'mse' }> = {
+interface Setting {
+  group: number
+  symmetric: boolean
+  method: 'rtn' | 'mse'
+  planes?: number
+}
+
+const settings: Record<LoadFormat, Setting> = {
   w8: { group: 128, symmetric: true, method: 'rtn' },
   w4: { group: 64, symmetric: true, method: 'rtn' },
   w3: { group: 64, symmetric: false, method: 'rtn' },
   w2: { group: 64, symmetric: false, method: 'rtn' },
+  wn: { group: 128, symmetric: false, method: 'rtn', planes: 2 },
   t2: { group: 0, symmetric: true, method: 'mse' },
 }
 

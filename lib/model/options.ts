@@ -1,5 +1,6 @@
 import type { Device } from '../device'
 import type { Precision } from '../layer/description'
+import type { LayerExpertBits } from '../layer/options'
 import type { LoadProgress } from './load'
 import type { LoadFormat } from './on_the_fly'
 import type { PerplexityProgress } from './perplexity'
@@ -22,6 +23,8 @@ export interface PerplexityOptions {
   context?: number
   /** most predictions to count; whole windows only */
   limitTokens?: number
+  /** bits at which bit-nested experts (wn) are read: one number, or one entry per MoE layer; default: all planes */
+  expertBits?: LayerExpertBits
   signal?: AbortSignal
   onProgress?: (progress: PerplexityProgress) => void
 }

@@ -1,4 +1,4 @@
-import type { Decoder } from '../../binding'
+import type { Decoder, NativeExpertBits } from '../../binding'
 import { rangeError } from '../errors'
 import { abortable } from '../native'
 
@@ -29,6 +29,7 @@ export async function windowedPerplexity(
   limitTokens: number,
   signal: AbortSignal | undefined,
   onProgress: (progress: PerplexityProgress) => void,
+  expertBits?: NativeExpertBits,
 ): Promise<PerplexityResult> {
   const windows = Math.min(Math.floor((ids.length - 1) / context), Math.floor(limitTokens / context))
   if (windows < 1) {
@@ -40,7 +41,7 @@ export async function windowedPerplexity(
   for (let start = 0; start < total; start += context) {
     const inputs = ids.subarray(start, start + context)
     const targets = ids.subarray(start + 1, start + context + 1)
-    const losses = await abortable(signal, (cancel) => decoder.nll(inputs, targets, cancel))
+    const losses = await abortable(signal, (cancel) => decoder.nll(inputs, targets, cancel, expertBits))
     for (const loss of losses) nll += loss
     onProgress({ phase: 'perplexity', tokens: start + context, total })
   }

@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "bindings/cancel_token_object.h"
+#include "bindings/forward_args.h"
 #include "bindings/in_use.h"
 #include "bindings/kv_cache_object.h"
 #include "bindings/layer_call.h"
@@ -34,6 +35,32 @@ class DecoderTask : public AsyncTask {
                   static_cast<long long>(cache->cache.capacity()));
     }
   }
+  // A number for every expert, or an array with one Uint8Array per MoE layer.
+  void use_expert_bits(napi_env env, napi_value value) {
+    if (is_nullish(env, value)) return;
+    const Decoder& decoder = decoder_->decoder;
+    const auto most = static_cast<size_t>(decoder.max_experts());
+    if (Napi::Value(env, value).IsNumber()) {
+      const auto bits = static_cast<uint8_t>(integer(env, value, "expertBits", 2, 8));
+      expert_bits_.assign(counts_.size(), bits);
+      return;
+    }
+    const int64_t layers = decoder.moe_layers();
+    if (!Napi::Value(env, value).IsArray() || Napi::Array(env, value).Length() != layers) {
+      throw_error(env, Code::InvalidArgument,
+                  "expertBits must be a number or one Uint8Array for each of %lld MoE layers",
+                  static_cast<long long>(layers));
+    }
+    std::vector<uint8_t> all(counts_.size());
+    uint32_t index = 0;
+    for (const DecoderLayer& layer : decoder.layers) {
+      if (layer.moe == nullptr) continue;
+      const napi_value row = Napi::Array(env, value).Get(index);
+      const std::vector<uint8_t> bits = parse_expert_bits(env, row, "expertBits", layer.moe->config.router.experts);
+      std::copy(bits.begin(), bits.end(), all.begin() + static_cast<std::ptrdiff_t>(index++ * most));
+    }
+    expert_bits_ = std::move(all);
+  }
   int64_t tokens() const { return static_cast<int64_t>(ids_.size()); }
 
  protected:
@@ -46,6 +73,7 @@ class DecoderTask : public AsyncTask {
     args.tokens = tokens();
     args.cache = cache_.get() != nullptr ? &cache_->cache : &*temporary;
     args.expert_counts = counts_.empty() ? nullptr : counts_.data();
+    args.expert_bits = expert_bits_.empty() ? nullptr : expert_bits_.data();
     args.cancel = cancel();
     WorkspacePool::Lease work = WorkspacePool::process().lease();
     return decoder_->decoder.forward(args, *table, ThreadPool::process(), *work);
@@ -74,6 +102,7 @@ class DecoderTask : public AsyncTask {
   std::vector<int32_t> ids_;
   InUse<NativeKvCache> cache_;
   std::vector<uint64_t> counts_;
+  std::vector<uint8_t> expert_bits_;  // [MoE layers, max experts] or empty
 };
 
 class ForwardTask : public DecoderTask {
@@ -193,6 +222,7 @@ Napi::Value start_decoder_forward(const Napi::CallbackInfo& info, std::shared_pt
   auto task = std::make_shared<ForwardTask>(env, std::move(decoder), info[0]);
   if (!is_nullish(env, info[1])) task->use_cache(env, info[1]);
   std::shared_ptr<CancelFlag> cancel = CancelTokenObject::flag_of(env, info[3]);
+  task->use_expert_bits(env, info[4]);
   task->make_logits(env, choice_index(env, info[2], "logits", kinds, 2) == 0);
   return AsyncTask::start(env, std::move(task), std::move(cancel));
 }
@@ -202,12 +232,14 @@ Napi::Value start_decoder_step(const Napi::CallbackInfo& info, std::shared_ptr<N
   const Sampling sampling = parse_sampling(env, info[2]);
   auto task = std::make_shared<StepTask>(env, std::move(decoder), info[0]);
   task->sampling = sampling;
+  task->use_expert_bits(env, info[4]);
   task->use_cache(env, info[1]);
   return AsyncTask::start(env, std::move(task), CancelTokenObject::flag_of(env, info[3]));
 }
 
 Napi::Value start_decoder_nll(const Napi::CallbackInfo& info, std::shared_ptr<NativeDecoder> decoder) {
   auto task = std::make_shared<NllTask>(info.Env(), std::move(decoder), info[0], info[1]);
+  task->use_expert_bits(info.Env(), info[3]);
   return AsyncTask::start(info.Env(), std::move(task), CancelTokenObject::flag_of(info.Env(), info[2]));
 }
 

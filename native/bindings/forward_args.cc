@@ -9,7 +9,7 @@ namespace {
 
 // What the options hold, fetched before any data pointer is taken: a getter could detach a buffer.
 struct Options {
-  napi_value residual = nullptr, ids = nullptr, weights = nullptr;
+  napi_value residual = nullptr, ids = nullptr, weights = nullptr, expert_bits = nullptr;
   int slots = 0;
 };
 
@@ -21,7 +21,9 @@ Options parse_options(napi_env env, napi_value value, ForwardArgs* args) {
   const napi_value residual = field("residual");
   const napi_value routing = field("routing");
   args->cancel = CancelTokenObject::flag_of(env, field("cancel"));
+  const napi_value expert_bits = field("expertBits");
   if (!is_nullish(env, residual)) options.residual = residual;
+  if (!is_nullish(env, expert_bits)) options.expert_bits = expert_bits;
   if (!is_nullish(env, routing)) {
     options.ids = property(env, routing, "ids", "routing");
     options.weights = property(env, routing, "weights", "routing");
@@ -46,6 +48,18 @@ void check_state(napi_env env, const NativeMomentumState& state, int64_t tokens,
 }
 
 }  // namespace
+
+std::vector<uint8_t> parse_expert_bits(napi_env env, napi_value value, const char* name, int64_t count) {
+  const TypedView view = typed_array(env, value, name, napi_uint8_array, count);
+  const auto* bits = static_cast<const uint8_t*>(view.data);
+  std::vector<uint8_t> copy(bits, bits + view.length);
+  for (size_t i = 0; i < copy.size(); i++) {
+    if (copy[i] < 2 || copy[i] > 8) {
+      throw_error(env, Code::InvalidArgument, "%s[%zu] must be in [2, 8], got %d", name, i, copy[i]);
+    }
+  }
+  return copy;
+}
 
 ForwardArgs ForwardArgs::parse(const Napi::CallbackInfo& info, const MoeLayer& layer) {
   const napi_env env = info.Env();
@@ -72,6 +86,9 @@ ForwardArgs ForwardArgs::parse(const Napi::CallbackInfo& info, const MoeLayer& l
     call.given.slots = options.slots;
     call.given.ids = i32_array(env, options.ids, "routing.ids", pairs);
     call.given.weights = f32_array(env, options.weights, "routing.weights", pairs);
+  }
+  if (options.expert_bits != nullptr) {
+    call.expert_bits = parse_expert_bits(env, options.expert_bits, "expertBits", layer.config.router.experts);
   }
   call.state = args.state.get();
   return args;

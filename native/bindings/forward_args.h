@@ -7,6 +7,9 @@
 
 namespace smoe {
 
+// Bits per weight, 2 to 8, of `count` bit-nested experts; a Uint8Array.
+std::vector<uint8_t> parse_expert_bits(napi_env env, napi_value value, const char* name, int64_t count);
+
 // Parsed but not yet copied: pointers into JS memory, valid until the callback returns to JavaScript.
 struct ForwardArgs {
   LayerCall call;  // out null when no array was given

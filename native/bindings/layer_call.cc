@@ -76,6 +76,7 @@ Status LayerCall::run(Workspace& work) {
   args.tokens = tokens;
   args.routing = given.slots > 0 ? &given : nullptr;
   args.out = result;
+  args.expert_bits = expert_bits.empty() ? nullptr : expert_bits.data();
   args.expert_counts = counts;
   args.cancel = cancel;
   if (residual != nullptr) args.step.kind = ResidualKind::Add;

@@ -17,8 +17,9 @@ struct LayerCall {
   const float* residual = nullptr;  // [T, H] or null
   Routing given;                    // slots 0: route
   NativeMomentumState* state = nullptr;
-  void* out = nullptr;         // [T, H]; overlaps no input
-  uint64_t* counts = nullptr;  // [E], added to
+  std::vector<uint8_t> expert_bits;  // [E] or empty
+  void* out = nullptr;               // [T, H]; overlaps no input
+  uint64_t* counts = nullptr;        // [E], added to
   const CancelFlag* cancel = nullptr;
 
   // `work` is the layer's own; its nested workspace holds what conversion needs.

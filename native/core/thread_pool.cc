@@ -9,35 +9,20 @@
 #include <vector>
 
 #include "core/cpu_count.h"
-
-#if defined(__x86_64__) || defined(_M_X64)
-#include <immintrin.h>
-#endif
+#include "core/spin.h"
 
 namespace smoe {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// The stages of one layer follow each other within tens of microseconds, and waking a sleeping thread costs about as
-// much: spinning that long makes every fork but the first one cheap, and an idle process still goes quiet at once.
-constexpr auto kSpin = std::chrono::microseconds(50);
+// The stages of one layer, and the calls of a caller that awaits each before the next, follow each other within tens of
+// microseconds up to two hundred, and waking a sleeping thread costs about as much: spinning that long makes forks
+// cheap, and an idle process still goes quiet at once.
+constexpr auto kSpin = std::chrono::microseconds(200);
 // On an oversubscribed machine the thread waited for may not be running: give it the core, then stop asking.
 constexpr auto kYield = std::chrono::milliseconds(1);
 constexpr auto kNap = std::chrono::microseconds(50);
-// Pauses between two looks at the clock: about half a microsecond, so that the clock costs a few per cent of a spin.
-constexpr int kPausesPerLook = 32;
-
-void pause() {
-#if defined(__x86_64__) || defined(_M_X64)
-  _mm_pause();
-#elif defined(__aarch64__) && defined(__GNUC__)
-  __asm__ volatile("isb");
-#else
-  std::this_thread::yield();
-#endif
-}
-
 // The gate of a job, one word so that joining is a single compare-and-swap:
 //   bits 63..32 generation, bit 31 open, bits 30..0 workers inside.
 // A worker reads the job only between joining and leaving; the caller writes it only while the gate is shut and empty.
@@ -114,7 +99,7 @@ void ThreadPool::Impl::shut_gate() {
   if (((gate.fetch_and(~kOpen, std::memory_order_acq_rel)) & kInside) == 0) return;
   Clock::time_point start{};
   for (int turn = 1; (gate.load(std::memory_order_acquire) & kInside) != 0; ++turn) {
-    pause();
+    cpu_pause();
     if (turn % kPausesPerLook != 0) continue;
     const auto now = Clock::now();
     if (start == Clock::time_point{}) start = now;
@@ -140,15 +125,7 @@ bool ThreadPool::Impl::join(uint64_t* seen) {
 // True once the generation differs from `seen`; false to stop.
 bool ThreadPool::Impl::wait_for_generation(uint64_t seen, bool spin) {
   const auto changed = [&] { return gate.load() / kGeneration != seen || stop.load(std::memory_order_relaxed); };
-  if (spin) {
-    const auto deadline = Clock::now() + kSpin;
-    do {
-      for (int i = 0; i < kPausesPerLook; ++i) {
-        if (changed()) return !stop.load();
-        pause();
-      }
-    } while (Clock::now() < deadline);
-  }
+  if (spin && spin_until(kSpin, changed)) return !stop.load();
   std::unique_lock<std::mutex> lock(mutex);
   sleeping.fetch_add(1);
   wake.wait(lock, changed);

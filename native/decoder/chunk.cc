@@ -64,6 +64,7 @@ MoeLayer::Forward moe_args(const Decoder& decoder, const Decoder::Forward& args,
   moe.state = chunk.state;
   moe.out = chunk.x;
   if (args.expert_counts != nullptr) moe.expert_counts = args.expert_counts + moe_index * decoder.max_experts();
+  if (args.expert_bits != nullptr) moe.expert_bits = args.expert_bits + moe_index * decoder.max_experts();
   moe.cancel = args.cancel;
   return moe;
 }

@@ -105,6 +105,8 @@ class Decoder {
     const int32_t* targets = nullptr;  // [T], with nll
     std::vector<LayerTrace>* trace = nullptr;
     uint64_t* expert_counts = nullptr;  // [MoE layers, max_experts()] row-major, added to (also by a call that fails)
+    // [MoE layers, max_experts()]: as MoeLayer::Forward::expert_bits; null: all planes.
+    const uint8_t* expert_bits = nullptr;
     const CancelFlag* cancel = nullptr;
   };
   // Token ids are checked; a failed or cancelled call leaves the cache at its former length. Long inputs are cut

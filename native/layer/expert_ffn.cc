@@ -77,9 +77,9 @@ void run_up(const KernelTable& kernels, const ExpertFfnArgs& args, const Item& i
       const unsigned char* x = group.packed_x + first * x_layout.row_bytes();
       void* h = group.units != nullptr ? static_cast<void*>(group.units + first * static_cast<size_t>(width))
                                        : group.packed_h + first * h_layout.row_bytes();
-      const TileArgs call = block_args(glu ? weights.gate : weights.up, x_layout, x, m, tile);
+      const TileArgs call = block_args(glu ? weights.gate : weights.up, x_layout, x, m, tile, group.planes);
       if (glu) {
-        run_tile_pair(tile_fn, weights.gate, index, &weights.up, index, call);
+        run_tile_pair(tile_fn, weights.gate, index, &weights.up, index, call, group.planes);
         kernels.glu(tile, bias_at(weights.gate_bias, unit), bias_at(weights.up_bias, unit), args.activation, m, count,
                     unit, h, form, width);
       } else {
@@ -122,7 +122,8 @@ void run_down(const KernelTable& kernels, const ExpertFfnArgs& args, const Item&
       const int64_t first = blocks.begin(block);
       const int m = blocks.size(block);
       const unsigned char* h = group.packed_h + static_cast<size_t>(first) * layout.row_bytes();
-      run_tile_pair(tile_fn, down, index, second < end ? &down : nullptr, second, block_args(down, layout, h, m, tile));
+      run_tile_pair(tile_fn, down, index, second < end ? &down : nullptr, second,
+                    block_args(down, layout, h, m, tile, group.planes), group.planes);
       store(tile, index, first, m);
       if (second < end) store(tile + kTileRows, second, first, m);
     }

@@ -36,6 +36,7 @@ struct ExpertGroup {
   const float* const* inputs = nullptr;  // [rows] pointers to H floats
   const float* input_scale = nullptr;    // [rows] factor on the input (weight on input), or null
   float* out = nullptr;                  // [rows, H]
+  int planes = kAllPlanes;               // of bit-nested matrices: how many to read
   // Filled by expert_ffn: packed inputs and packed hidden units, and the units as rows [rows, I] where packing them
   // needs a whole row (int8: its maximum per group).
   unsigned char* packed_x = nullptr;

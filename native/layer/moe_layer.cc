@@ -44,6 +44,7 @@ Grouped group_rows(const MoeLayer& layer, const MoeLayer::Forward& args, const R
     group.inputs = inputs + first;
     group.input_scale = scale != nullptr ? scale + first : nullptr;
     group.out = grouped.expert_out + first * h;
+    if (args.expert_bits != nullptr) group.planes = args.expert_bits[expert] - 2;
     grouped.groups[grouped.count++] = group;
   }
   if (!layer.shared.empty()) {

@@ -42,6 +42,10 @@ class MoeLayer {
     const float* residual = nullptr;  // [T, H] or null (Update)
     int64_t tokens = 0;
     const Routing* routing = nullptr;  // given assignments (ids checked by the caller), or null: route
+    // [E] bits per weight, 2 to 8, at which bit-nested experts (wn) are read: a call may take fewer planes than they
+    // hold, and reads no more bytes than it takes (D2MoE, arXiv 2504.15299). Other formats are not concerned. Null:
+    // all.
+    const uint8_t* expert_bits = nullptr;
     ResidualStep step;
     ResidualState state;   // base pointers of [T, H] states; null where unused
     float* out = nullptr;  // [T, H]; may alias residual

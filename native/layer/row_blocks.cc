@@ -19,11 +19,11 @@ void set_first(const PackedMatrix& matrix, int64_t tile, TileArgs* args) {
 }
 
 // What TileArgs says once for both tiles.
-void set_types(const PackedMatrix& matrix, TileArgs* args) {
+void set_types(const PackedMatrix& matrix, int planes, TileArgs* args) {
   args->scale_type = matrix.scale_type;
   args->zero_type = matrix.zero_type;
   args->codebook = matrix.codebook;
-  args->planes = matrix.planes;
+  args->planes = matrix.planes < planes ? matrix.planes : planes;
 }
 
 bool pairable(const PackedMatrix& a, const PackedMatrix& b) {
@@ -63,7 +63,8 @@ void pack_rows(const KernelTable& kernels, const RowLayout& layout, const float*
   }
 }
 
-TileArgs block_args(const PackedMatrix& matrix, const RowLayout& layout, const void* block, int m, float* out) {
+TileArgs block_args(const PackedMatrix& matrix, const RowLayout& layout, const void* block, int m, float* out,
+                    int planes) {
   TileArgs args;
   args.x = block;
   args.m = m;
@@ -77,13 +78,13 @@ TileArgs block_args(const PackedMatrix& matrix, const RowLayout& layout, const v
     args.groups = matrix.groups();
     args.group_chunks = matrix.group == matrix.cols ? args.chunks : matrix.group / matrix.chunk_cols();
     args.zero = format_info(matrix.format)->zero;
-    set_types(matrix, &args);
+    set_types(matrix, planes, &args);
   }
   return args;
 }
 
 void run_tile_pair(TileFn tile, const PackedMatrix& a, int64_t first, const PackedMatrix* b, int64_t second,
-                   TileArgs args) {
+                   TileArgs args, int planes) {
   if (b == nullptr || pairable(a, *b)) {
     set_first(a, first, &args);
     if (b != nullptr) {
@@ -97,7 +98,7 @@ void run_tile_pair(TileFn tile, const PackedMatrix& a, int64_t first, const Pack
   set_first(a, first, &args);
   tile(args);
   set_first(*b, second, &args);
-  set_types(*b, &args);
+  set_types(*b, planes, &args);
   args.out += kTileRows;
   tile(args);
 }

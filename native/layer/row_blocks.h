@@ -47,12 +47,16 @@ RowLayout row_layout(const PackedMatrix& matrix, Precision precision);
 void pack_rows(const KernelTable& kernels, const RowLayout& layout, const float* const* rows, const float* scale, int m,
                void* out);
 
+// Bit-nested matrices (wn) may be read in part: the base and the first `planes` of their residual planes.
+constexpr int kAllPlanes = 255;
+
 // The call for one block of packed rows; tiles are set per call.
-TileArgs block_args(const PackedMatrix& matrix, const RowLayout& layout, const void* block, int m, float* out);
+TileArgs block_args(const PackedMatrix& matrix, const RowLayout& layout, const void* block, int m, float* out,
+                    int planes = kAllPlanes);
 // Runs tile `first` of a and, unless b is null, tile `second` of b, results side by side. The two matrices have the
 // same format and row layout; what else they may differ in takes two calls.
 void run_tile_pair(TileFn tile, const PackedMatrix& a, int64_t first, const PackedMatrix* b, int64_t second,
-                   TileArgs args);
+                   TileArgs args, int planes = kAllPlanes);
 
 inline TileFn tile_function(const KernelTable& kernels, const PackedMatrix& matrix, const RowLayout& layout) {
   return kernels.tile[static_cast<int>(matrix.format)][static_cast<int>(layout.kind)];

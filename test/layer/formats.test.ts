@@ -71,3 +71,68 @@ describe('quantized experts', () => {
     })
   })
 })
+
+describe('bit-nested experts served at fewer bits', () => {
+  const experts = 4
+  const create = (format: WeightFormat) =>
+    MoeLayer.create({
+      router: { score: { act: 'softmax' }, select: { kind: 'topK', k: 2 }, weigh: {} },
+      routerWeight: random([experts, hidden], 1),
+      experts: Array.from({ length: experts }, (_, i) => ({
+        gate: random([width, hidden], 10 + i),
+        up: random([width, hidden], 20 + i),
+        down: random([hidden, width], 30 + i),
+        format,
+      })),
+      precision: 'exact',
+    })
+  const x = random([6, hidden], 99)
+  const floats = (tensor: Tensor) => tensor.data() as Float32Array
+
+  it('comes nearer with every plane, per call, without another copy', async () => {
+    const plain = await create('f32')
+    const nested = await create('wn')
+    const bytes = nested.memoryUsage().native
+    const exact = floats(await plain.forward(x))
+    const errors: number[] = []
+    for (const bits of [2, 3, 4])
+      errors.push(distance(floats(await nested.forward(x, { expertBits: bits })), exact))
+    expect(errors[2]).toBeLessThan(errors[1]! * 0.8)
+    expect(errors[1]).toBeLessThan(errors[0]! * 0.8)
+    // All planes are the default, and more than there are is all of them.
+    const all = floats(await nested.forward(x))
+    expect(floats(await nested.forward(x, { expertBits: 4 }))).toEqual(all)
+    expect(floats(await nested.forward(x, { expertBits: 8 }))).toEqual(all)
+    expect(floats(nested.forwardSync(x, { expertBits: 4 }))).toEqual(all)
+    expect(nested.memoryUsage().native).toBe(bytes)
+    plain.dispose()
+    nested.dispose()
+  })
+
+  it('takes other bits for each expert', async () => {
+    const nested = await create('wn')
+    const routing = {
+      ids: Tensor.from(Int32Array.from([0, 1]), [2, 1], 'i32'),
+      weights: Tensor.from([1, 1], [2, 1], 'f32'),
+    }
+    const two = Tensor.from(floats(x).slice(0, 2 * hidden), [2, hidden], 'f32')
+    const run = async (expertBits: number | number[]) =>
+      floats(await nested.forward(two, { routing, expertBits }))
+    const [low, high, mixed] = [await run(2), await run(4), await run([2, 4, 3, 3])]
+    expect(mixed.subarray(0, hidden)).toEqual(low.subarray(0, hidden))
+    expect(mixed.subarray(hidden)).toEqual(high.subarray(hidden))
+    expect(low).not.toEqual(high)
+    nested.dispose()
+  })
+
+  it('does not concern other formats, and refuses what is no number of bits', async () => {
+    const other = await create('w4')
+    expect(floats(await other.forward(x, { expertBits: 2 }))).toEqual(floats(await other.forward(x)))
+    await expect(other.forward(x, { expertBits: 1 })).rejects.toThrow(RangeError)
+    await expect(other.forward(x, { expertBits: 9 })).rejects.toThrow(RangeError)
+    await expect(other.forward(x, { expertBits: [2, 3] })).rejects.toThrow('expertBits.length')
+    await expect(other.forward(x, { expertBits: [2, 3, 4, 2.5] })).rejects.toThrow('expertBits[3]')
+    await expect(other.forward(x, { expertBits: 'all' as never })).rejects.toThrow(TypeError)
+    other.dispose()
+  })
+})

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
+#include <type_traits>
 
 #include "cuda/emu/device.h"
 #include "cuda/types.h"
@@ -33,10 +35,12 @@ struct Shape {
 
 template <class Args>
 int launch(Stream stream, const Shape& shape, void (*kernel)(Args), const Args& args) {
+  static_assert(std::is_trivially_copyable_v<Args> && alignof(Args) <= alignof(std::max_align_t), "recorded as bytes");
   const auto body = [](const void* k, const void* a) {
     (*static_cast<void (*const*)(Args)>(k))(*static_cast<const Args*>(a));
   };
-  return stream->launch({shape.blocks, shape.threads, shape.shared, shape.pdl}, body, &kernel, &args);
+  return stream->launch({shape.blocks, shape.threads, shape.shared, shape.pdl}, body, &kernel, sizeof kernel, &args,
+                        sizeof args);
 }
 
 // --- barriers

@@ -2,20 +2,9 @@
 #pragma once
 
 #include "cuda/cu.h"
+#include "kernels/route/route_args.h"
 
 namespace smoe::cu {
-
-constexpr int kDispatchMaxTokens = 64;
-
-// Device arrays. A row is a (token, expert) pair, ordered by expert, then token.
-struct DispatchBits {
-  uint64_t* mask;   // [E]      bit t: token t uses the expert
-  int32_t* offset;  // [E + 1]  first row of the expert's pairs
-  int32_t* active;  // [E]      experts with tokens, ascending; the first *active_count are written
-  int32_t* active_count;
-  int32_t* position;  // [T, K]   row of a pair, -1 for unused slots
-  float* row_weight;  // [T * K]  weight of a row; may be null
-};
 
 // Row of token t inside its expert: the tokens before it.
 SMOE_DEVICE int dispatch_rank(uint64_t mask, int token) { return popc(mask & ((uint64_t{1} << token) - 1)); }
@@ -47,6 +36,10 @@ SMOE_DEVICE void dispatch_bits(const int32_t* ids, const float* weights, int tok
         sts(offset + e, base + before - count);
         stg(out.offset + e, base + before - count);
         stg(out.mask + e, bits);
+        // One block builds the plan, and launches of a stream follow one another: nobody else adds.
+        if (out.expert_counts != nullptr) {
+          stg(out.expert_counts + e, ldg(out.expert_counts + e) + static_cast<uint64_t>(count));
+        }
         if (count > 0) stg(out.active + active + popc(used & ((1u << lane()) - 1)), e);
       }
       base += shfl(before, 31);

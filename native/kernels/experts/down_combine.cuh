@@ -9,24 +9,6 @@
 
 namespace smoe::cu {
 
-struct DownArgs {
-  const U32x4* weights;   // pack_down() of every expert
-  const float* bias;      // [E, H] or null
-  const bf16* h;          // [pairs, I], from K2
-  int64_t hidden, width;  // width: a multiple of 8
-  bool weight_on_input;   // the routing weight was applied by K2
-  const int32_t* num_tokens;
-  int max_tokens;             // rows of out; those from num_tokens on become 0
-  const float* shared;        // [T, H] output of shared experts, or null
-  const float* shared_scale;  // [T], or null: 1
-  const float* residual;      // [T, H]; may be out
-  ResidualStep step;
-  ResidualState state;  // base pointers of [T, H]
-  float* out;           // [T, H]
-  float* update_out;    // [T, H] for traces, or null
-  DispatchBits plan;
-};
-
 // One sum per token and column for each warp.
 inline size_t down_shared_bytes(int tiles) {
   return static_cast<size_t>(kExpertWarps * tiles * 8 * kAtomRows) * sizeof(float);
@@ -34,8 +16,8 @@ inline size_t down_shared_bytes(int tiles) {
 
 // master[token][column] += weight * acc for the tokens of one expert. Lane columns of `acc` are rows of the expert.
 template <int NT>
-SMOE_DEVICE void scatter_weighted(const DownArgs& args, uint64_t mask, int count, int row0, int expert, int64_t column0,
-                                  const float (&acc)[NT][4], float* master) {
+SMOE_DEVICE void scatter_weighted(const DownCombineArgs& args, uint64_t mask, int count, int row0, int expert,
+                                  int64_t column0, const float (&acc)[NT][4], float* master) {
   SMOE_UNROLL
   for (int tile = 0; tile < NT; ++tile) {
     if (tile * 8 >= count) break;
@@ -58,15 +40,15 @@ SMOE_DEVICE void scatter_weighted(const DownArgs& args, uint64_t mask, int count
 }
 
 // NT: as in gate_up. One block per row block of W2.
-template <int NT>
+template <int NT, bool bf16_only>
 SMOE_KERNEL(kExpertThreads, 1)
-down_combine(DownArgs args) {
+down_combine(DownCombineArgs args) {
   SMOE_SMEM_DYN(float, masters);  // [warps][8 NT tokens][16]
   float* const master = masters + warp() * NT * 8 * kAtomRows;
   for (int i = lane(); i < NT * 8 * kAtomRows; i += 32) sts(master + i, 0.0f);
   pdl_wait();
   sync_warp();
-  const int64_t blocks = row_blocks(args.hidden), atoms = atoms_along(args.width), column0 = int64_t{bid()} * kAtomRows;
+  const int64_t atoms = atoms_along(args.width), column0 = int64_t{bid()} * kAtomRows;
   const int64_t k_begin = atoms * warp() / kExpertWarps, k_end = atoms * (warp() + 1) / kExpertWarps;
   const int active = ldg(args.plan.active_count);
   for (int i = 0; i < active; ++i) {
@@ -77,11 +59,11 @@ down_combine(DownArgs args) {
     SMOE_UNROLL
     for (int tile = 0; tile < NT; ++tile) {
       const int n = tile * 8 + lane() / 4;
-      row[tile] = n < count ? args.h + off(row0 + n, args.width) : nullptr;
+      row[tile] = n < count ? args.h.data + off(row0 + n, args.width) : nullptr;
     }
     float acc[NT][4] = {};
-    multiply_rows<NT>(args.weights + off(off(expert, blocks) + bid(), atoms) * 32, k_begin, k_end, (count + 7) / 8, row,
-                      args.width, acc);
+    multiply_rows<NT, bf16_only>(expert_atoms<bf16_only>(args.weights + expert), off(bid(), atoms), k_begin, k_end,
+                                 (count + 7) / 8, row, args.h, args.width, acc);
     scatter_weighted<NT>(args, mask, count, row0, expert, column0, acc, master);
     sync_warp();  // another lane may hold the same token next
   }

@@ -1,15 +1,25 @@
-// K2 for nvcc.
+// K2: a kernel per number of token tiles, and for bf16 alone or for parts.
 #include "kernels/experts/gate_up.cuh"
 
-namespace smoe::cu {
+#include "kernels/cuda_launches.h"
 
-// tokens: the most the launch may meet, 1..64; blocks: about the number of SMs, or twice that.
-int launch_gate_up(Stream stream, int blocks, int tokens, const GateUpArgs& args) {
-  const auto shape = [&](int tiles) { return Shape{blocks, kExpertThreads, gate_up_shared_bytes(tiles), true}; };
-  if (tokens <= 8) return launch(stream, shape(1), &gate_up<1>, args);
-  if (tokens <= 16) return launch(stream, shape(2), &gate_up<2>, args);
-  if (tokens <= 32) return launch(stream, shape(4), &gate_up<4>, args);
-  return launch(stream, shape(8), &gate_up<8>, args);
+namespace smoe::cu {
+namespace {
+
+template <int NT>
+int launch_tiles(Stream stream, const GateUpArgs& args) {
+  return launch(stream, {args.blocks, kExpertThreads, gate_up_shared_bytes(NT), true},
+                args.bf16_only ? &gate_up<NT, true> : &gate_up<NT, false>, args);
+}
+
+}  // namespace
+
+int launch_gate_up(Stream stream, const GateUpArgs& args) {
+  if (args.max_tokens <= 0 || args.experts <= 0 || args.width <= 0) return 0;
+  if (args.max_tokens <= 8) return launch_tiles<1>(stream, args);
+  if (args.max_tokens <= 16) return launch_tiles<2>(stream, args);
+  if (args.max_tokens <= 32) return launch_tiles<4>(stream, args);
+  return launch_tiles<8>(stream, args);
 }
 
 }  // namespace smoe::cu

@@ -75,13 +75,19 @@ constexpr float (*k_probe_bf16)(int64_t, double*) = nullptr;
 float k_probe_int8(int64_t rounds, double* ops) {
   volatile int32_t source = 0x01020304;
   const int32_t x = source;
-  const VI codes = v_set_int(source);
+  unsigned char table[64];  // all different, as above
+  for (int i = 0; i < 64; ++i) table[i] = static_cast<unsigned char>(x + i);
+  const unsigned char* codes = table;
   VI acc[kChains];
   SMOE_UNROLL
   for (int i = 0; i < kChains; ++i) acc[i] = v_set_int(i);
   for (int64_t n = 0; n < rounds; ++n) {
     SMOE_UNROLL
-    for (int i = 0; i < kChains; ++i) acc[i] = v_dot8(acc[i], codes, x);
+    for (int i = 0; i < kChains; ++i) {
+      // Where products and sums are separate instructions, products of operands known to stay would be made once.
+      SMOE_FORGET(codes);
+      acc[i] = v_dot8(acc[i], v_load_codes(codes), x);
+    }
   }
   V sum = v_zero();
   SMOE_UNROLL

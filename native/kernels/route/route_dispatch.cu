@@ -1,21 +1,19 @@
-// K1 for nvcc: weights and inputs in bf16 or f32.
+// K1: weights in bf16 or f32.
 #include "kernels/route/route_dispatch.cuh"
+
+#include "kernels/cuda_launches.h"
 
 namespace smoe::cu {
 
-template <class W, class X>
-int launch_route_dispatch(Stream stream, const RouteDispatchArgs<W, X>& args) {
+int launch_route_dispatch(Stream stream, const RouteDispatchArgs& args) {
   const int64_t experts = args.config.experts;
+  if (experts <= 0) return 0;
   return launch(stream, {route_blocks(experts, args.splits), kRouteThreads, route_shared_bytes(experts), true},
-                &route_dispatch<W, X>, args);
+                args.w_f32 ? &route_dispatch<float> : &route_dispatch<bf16>, args);
 }
 
-template int launch_route_dispatch(Stream, const RouteDispatchArgs<bf16, bf16>&);
-template int launch_route_dispatch(Stream, const RouteDispatchArgs<bf16, float>&);
-template int launch_route_dispatch(Stream, const RouteDispatchArgs<float, bf16>&);
-template int launch_route_dispatch(Stream, const RouteDispatchArgs<float, float>&);
-
 int launch_dispatch_given(Stream stream, const DispatchGivenArgs& args) {
+  if (args.experts <= 0) return 0;
   return launch(stream, {1, kRouteThreads, dispatch_shared_bytes(args.experts), true}, &dispatch_given, args);
 }
 

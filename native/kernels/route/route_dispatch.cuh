@@ -12,25 +12,6 @@ namespace smoe::cu {
 constexpr int kRouteThreads = 32 * kRouterWarps;
 constexpr int kRouteGroup = 8;  // tokens per ticket: one per warp
 
-template <class W, class X>
-struct RouteDispatchArgs {
-  const X* x;                 // [T, H]
-  const W* w;                 // [E, H]
-  const float* router_bias;   // [E] added to logits, or null
-  const float* select_bias;   // [E], read with config.has_bias
-  const int32_t* num_tokens;  // on the device, at most 64; rows from there on are not read
-  int64_t hidden;             // a multiple of 8
-  int splits;                 // of K: route_splits()
-  RouterConfig config;
-  float* partials;    // scratch [splits, 64, E]
-  uint32_t* tickets;  // scratch [9], zero before the first launch and after each
-  int32_t* ids;       // [T, K]
-  float* weights;     // [T, K]
-  int32_t* count;     // [T]
-  float* logits;      // [T, E] for traces, or null
-  DispatchBits plan;
-};
-
 // Blocks along K, so that the grid has about `target` blocks. A function of E and H alone: the order of additions, and
 // with it a token's logits, must not depend on the number of tokens.
 inline int route_splits(int64_t experts, int64_t hidden, int target = 128) {
@@ -56,15 +37,16 @@ inline bool route_dispatch_fits(const RouterConfig& config, int64_t hidden) {
 }
 
 // This block's 16 experts over its K range: partials[split][token][expert].
-template <class W, class X>
-SMOE_DEVICE void route_partials(const RouteDispatchArgs<W, X>& args, int tokens, float* shared) {
+template <class W>
+SMOE_DEVICE void route_partials(const RouteDispatchArgs& args, int tokens, float* shared) {
   const int experts = static_cast<int>(args.config.experts);
   const int split = bid() % args.splits, row0 = bid() / args.splits * kRouterRows;
   const int64_t chunks = (args.hidden + kRouterChunk - 1) / kRouterChunk;
   const int64_t begin = chunks * split / args.splits * kRouterChunk;
   const int64_t stop = chunks * (split + 1) / args.splits * kRouterChunk;
   float acc[kRouterTokens / 8][4] = {};
-  router_tile(args.w, args.x, row0, experts, tokens, args.hidden, begin, stop < args.hidden ? stop : args.hidden, acc);
+  router_tile(static_cast<const W*>(args.w), args.x, row0, experts, tokens, args.hidden, begin,
+              stop < args.hidden ? stop : args.hidden, acc);
   SMOE_UNROLL
   for (int tile = 0; tile < kRouterTokens / 8; ++tile) {
     if (tile * 8 >= tokens) break;
@@ -84,8 +66,7 @@ SMOE_DEVICE void route_partials(const RouteDispatchArgs<W, X>& args, int tokens,
 }
 
 // One token by one warp, from the partial sums.
-template <class W, class X>
-SMOE_DEVICE void route_finish(const RouteDispatchArgs<W, X>& args, int token, float* logits) {
+SMOE_DEVICE void route_finish(const RouteDispatchArgs& args, int token, float* logits) {
   const int experts = static_cast<int>(args.config.experts);
   for (int e = lane(); e < experts; e += 32) {
     float sum = 0;
@@ -96,14 +77,14 @@ SMOE_DEVICE void route_finish(const RouteDispatchArgs<W, X>& args, int token, fl
   }
   sync_warp();
   const int k = args.config.k;
-  route_one_token(args.config, args.select_bias, logits, logits + experts, logits + 2 * experts, args.ids + token * k,
-                  args.weights + token * k, args.count + token);
+  route_one_token(args.config, args.select_bias, logits, logits + experts, logits + 2 * experts,
+                  args.routing.ids + token * k, args.routing.weights + token * k, args.routing.count + token);
   sync_warp();
 }
 
-template <class W, class X>
+template <class W>
 SMOE_KERNEL(kRouteThreads, 1)
-route_dispatch(RouteDispatchArgs<W, X> args) {
+route_dispatch(RouteDispatchArgs args) {
   SMOE_SMEM_DYN(float, shared);
   SMOE_SMEM(uint32_t, last_of, kRouterTokens / kRouteGroup);
   SMOE_SMEM(uint32_t, all_done, 1);
@@ -114,10 +95,11 @@ route_dispatch(RouteDispatchArgs<W, X> args) {
   uint64_t* const mask = reinterpret_cast<uint64_t*>(shared);
   int32_t* const offset = reinterpret_cast<int32_t*>(shared + 2 * experts);
   if (tokens == 0) {
-    if (bid() == 0) dispatch_bits(args.ids, args.weights, 0, args.config.k, experts, mask, offset, args.plan);
+    if (bid() == 0)
+      dispatch_bits(args.routing.ids, args.routing.weights, 0, args.config.k, experts, mask, offset, args.plan);
     return;
   }
-  route_partials(args, tokens, shared);
+  route_partials<W>(args, tokens, shared);
   sync();
   if (tid() < groups) {
     fence_gpu();
@@ -145,18 +127,10 @@ route_dispatch(RouteDispatchArgs<W, X> args) {
   }
   sync();
   if (lds(all_done) != 0)
-    dispatch_bits(args.ids, args.weights, tokens, args.config.k, experts, mask, offset, args.plan);
+    dispatch_bits(args.routing.ids, args.routing.weights, tokens, args.config.k, experts, mask, offset, args.plan);
 }
 
 // Given routes (hash routing, a caller's own): the dispatch alone, one block.
-struct DispatchGivenArgs {
-  const int32_t* ids;         // [T, K]
-  const float* weights;       // [T, K]
-  const int32_t* num_tokens;  // at most 64
-  int slots, experts;
-  DispatchBits plan;
-};
-
 inline size_t dispatch_shared_bytes(int64_t experts) { return static_cast<size_t>(experts) * 12; }
 
 SMOE_KERNEL(kRouteThreads, 1) dispatch_given(DispatchGivenArgs args) {

@@ -40,9 +40,9 @@ SMOE_DEVICE void router_load(const float* row, bool real, uint32_t (&part)[3][4]
 }
 
 // acc[tile] += W[row0 .. row0+15][K range] X[8 tile .. 8 tile+7][K range]^T for this warp's chunks of [begin, end).
-template <class W, class X>
-SMOE_DEVICE void router_tile(const W* w, const X* x, int row0, int experts, int tokens, int64_t hidden, int64_t begin,
-                             int64_t end, float (&acc)[kRouterTokens / 8][4]) {
+template <class W>
+SMOE_DEVICE void router_tile(const W* w, const float* x, int row0, int experts, int tokens, int64_t hidden,
+                             int64_t begin, int64_t end, float (&acc)[kRouterTokens / 8][4]) {
   const int g = lane() / 4, t = lane() % 4;
   for (int64_t k0 = begin + warp() * kRouterChunk; k0 < end; k0 += kRouterWarps * kRouterChunk) {
     const int64_t k = k0 + 8 * t;
@@ -53,12 +53,12 @@ SMOE_DEVICE void router_tile(const W* w, const X* x, int row0, int experts, int 
     for (int tile = 0; tile < kRouterTokens / 8; ++tile) {
       if (tile * 8 >= tokens) break;
       const int token = tile * 8 + g;
-      uint32_t column[router_parts<X>][4];
+      uint32_t column[router_parts<float>][4];
       router_load(x + off(token, hidden) + k, token < tokens && k < end, column);
       SMOE_UNROLL
       for (int p = 0; p < router_parts<W>; ++p) {
         SMOE_UNROLL
-        for (int q = 0; q < router_parts<X>; ++q) {
+        for (int q = 0; q < router_parts<float>; ++q) {
           if (p + q > 2) continue;
           for (int step = 0; step < 2; ++step) {
             const uint32_t a[4] = {upper[p][2 * step], lower[p][2 * step], upper[p][2 * step + 1],

@@ -1,9 +1,9 @@
 // Random experts and routes for the tests of K2 and K3, with references in double.
 #pragma once
 
-#include "emu_test.h"
+#include "gpu.h"
 #include "kernels/dispatch/dispatch.h"
-#include "kernels/experts/gate_up.cuh"
+#include "kernels/experts/atoms.h"
 #include "layer/reference.h"
 
 namespace smoe::cu::test {
@@ -11,23 +11,38 @@ namespace smoe::cu::test {
 struct ExpertCase {
   int tokens, experts, slots, hidden, width;
   unsigned seed;
-  Activation activation = Activation::Silu;
+  ActivationSpec activation = Activation::Silu;
   bool biases = false, weight_on_input = false;
   int same_experts = 0;  // every token goes to the first `slots` experts
+  bool glu = true;
+  // Parts of activations and of weights; with three weight parts, expert 1 is in bf16 all the same.
+  int x_parts = 1, w_parts = 1;
+  bool sparse = false;  // one element of a row of activations is not zero: no product hides among the others
 };
+
+// Values as a kernel gets them: `parts` planes, whose sums are the values up to what lies below the last.
+inline std::vector<bf16> planes_of(const std::vector<float>& values, int parts) {
+  std::vector<bf16> planes;
+  for (int p = 0; p < parts; ++p) {
+    for (const float value : values) planes.push_back(bf16_part(value, p));
+  }
+  return planes;
+}
 
 struct ExpertInputs {
   ExpertCase c;
-  std::vector<bf16> x, gate, up, down;
+  std::vector<float> x, gate, up, down;  // bf16 values where there is one part
   std::vector<float> gate_bias, up_bias, down_bias, weights;
   std::vector<int32_t> ids, offset, token, slot, position;
 
   explicit ExpertInputs(const ExpertCase& made) : c(made) {
     const size_t e = size(c.experts), h = size(c.hidden), i = size(c.width);
-    x = random_bf16(size(c.tokens) * h, c.seed);
-    gate = random_bf16(e * i * h, c.seed + 1, 1 / std::sqrt(static_cast<float>(h)));
-    up = random_bf16(e * i * h, c.seed + 2, 1 / std::sqrt(static_cast<float>(h)));
-    down = random_bf16(e * h * i, c.seed + 3, 1 / std::sqrt(static_cast<float>(i)));
+    x = random_floats(size(c.tokens) * h, c.seed);
+    if (c.sparse) keep_one(&x, c.hidden);
+    if (c.x_parts == 1) x = rounded(x);
+    gate = matrices(c.seed + 1, c.hidden);
+    up = matrices(c.seed + 2, c.hidden);
+    down = matrices(c.seed + 3, c.width);
     gate_bias = random_floats(e * i, c.seed + 4, 0.3f);
     up_bias = random_floats(e * i, c.seed + 5, 0.3f);
     down_bias = random_floats(e * h, c.seed + 6, 0.3f);
@@ -46,6 +61,25 @@ struct ExpertInputs {
     dispatch(ids.data(), c.tokens, c.slots, c.experts, &plan);
   }
   static size_t size(int n) { return static_cast<size_t>(n); }
+  static std::vector<float> rounded(std::vector<float> values) {
+    for (float& value : values) value = to_float(to_bf16(value));
+    return values;
+  }
+  static void keep_one(std::vector<float>* rows, int cols) {
+    for (size_t i = 0; i < rows->size(); ++i) {
+      if (i % size(cols) != i / size(cols) * 7 % size(cols)) (*rows)[i] = 0;
+    }
+  }
+  int weight_parts(int expert) const { return expert == 1 ? 1 : c.w_parts; }
+  bool bf16_only() const { return c.x_parts == 1 && c.w_parts == 1; }
+  std::vector<float> matrices(unsigned seed, int cols) const {
+    const size_t each = size(c.width) * size(c.hidden);
+    auto values = random_floats(size(c.experts) * each, seed, 1 / std::sqrt(static_cast<float>(cols)));
+    for (size_t at = 0; at < values.size(); ++at) {
+      if (weight_parts(static_cast<int>(at / each)) == 1) values[at] = to_float(to_bf16(values[at]));
+    }
+    return values;
+  }
   int pairs() const { return offset.back(); }
   int expert_of(int row) const {
     int e = 0;
@@ -65,19 +99,87 @@ struct ExpertInputs {
       double g_abs = std::fabs(g), u_abs = std::fabs(u);
       for (int k = 0; k < c.hidden; ++k) {
         const size_t at = (size(e) * size(c.width) + size(i)) * size(c.hidden) + size(k);
-        const double xk = scale * to_float(x[size(t * c.hidden + k)]);
-        g += to_float(gate[at]) * xk;
-        u += to_float(up[at]) * xk;
-        g_abs += std::fabs(to_float(gate[at]) * xk);
-        u_abs += std::fabs(to_float(up[at]) * xk);
+        const double xk = scale * x[size(t * c.hidden + k)];
+        g += gate[at] * xk;
+        u += up[at] * xk;
+        g_abs += std::fabs(gate[at] * xk);
+        u_abs += std::fabs(up[at] * xk);
       }
-      (*h)[size(i)] = reference::activate(c.activation, g) * u;
-      // |act(g)| <= |g| (1 + |g| for Relu2) and |act'| <= 1.2 (2 |g| for Relu2), relative to the sums of magnitudes
-      const double growth = c.activation == Activation::Relu2 ? 2 * g_abs + 1 : 1;
-      (*magnitude)[size(i)] = 1.2 * g_abs * growth * u_abs;
+      (*h)[size(i)] = c.glu ? reference::glu(c.activation, g, u) : reference::activate(c.activation.kind, u);
+      // |act(g)| <= |g| (1 + |g| for Relu2) and |act'| <= 1.2 (2 |g| for Relu2), relative to the sums of magnitudes;
+      // clamping brings values nearer to one another.
+      const double a_abs = c.glu ? g_abs : u_abs;
+      const double growth = c.activation.kind == Activation::Relu2 ? 2 * a_abs + 1 : 1;
+      (*magnitude)[size(i)] = 1.2 * a_abs * growth * (c.glu ? u_abs + std::fabs(c.activation.beta) : 1);
     }
   }
 };
+
+// The experts' matrices on the device. They lie in descending order, so that only the table leads to them.
+struct ExpertMatrices {
+  emu::Buffer<U32x4> atoms;
+  emu::Buffer<AtomMatrix> table;
+
+  // pack(expert, parts, out)
+  template <class Pack>
+  ExpertMatrices(Gpu& gpu, const ExpertInputs& in, Pack pack, const char* name)
+      : atoms(gpu.constant(packed(in, pack), name)), table(gpu.constant(entries(in, atoms), "matrices")) {}
+
+ private:
+  template <class Pack>
+  static std::vector<U32x4> packed(const ExpertInputs& in, Pack pack) {
+    std::vector<bf16> all;
+    for (int e = in.c.experts - 1; e >= 0; --e) pack(e, in.weight_parts(e), &all);
+    return as_atoms(all);
+  }
+  static std::vector<U32x4> as_atoms(const std::vector<bf16>& packed) {
+    std::vector<U32x4> out(packed.size() / 8);
+    if (!out.empty()) std::memcpy(out.data(), packed.data(), packed.size() * sizeof(bf16));
+    return out;
+  }
+  // Every part of every matrix has the same size.
+  static std::vector<AtomMatrix> entries(const ExpertInputs& in, emu::Buffer<U32x4>& atoms) {
+    std::vector<AtomMatrix> out(ExpertInputs::size(in.c.experts));
+    int parts = 0, before = 0;
+    for (int e = 0; e < in.c.experts; ++e) parts += in.weight_parts(e);
+    const size_t step = parts == 0 ? 0 : atoms.size() / ExpertInputs::size(parts);
+    for (int e = in.c.experts - 1; e >= 0; --e) {
+      AtomMatrix& matrix = out[ExpertInputs::size(e)];
+      matrix.atoms = atoms.data() + ExpertInputs::size(before) * step;
+      before += in.weight_parts(e);
+      if (in.weight_parts(e) == 1) continue;
+      matrix.format = AtomFormat::Bf16x3;
+      matrix.part_step = static_cast<int64_t>(step);
+    }
+    return out;
+  }
+};
+
+inline ExpertMatrices gate_up_matrices(Gpu& gpu, const ExpertInputs& in) {
+  const auto pack = [&](int e, int parts, std::vector<bf16>* out) {
+    const int64_t h = in.c.hidden;
+    const size_t first = in.size(e) * in.size(in.c.width) * in.size(in.c.hidden);
+    const auto gate = [&](int64_t row, int64_t col) { return in.gate[first + static_cast<size_t>(row * h + col)]; };
+    const auto up = [&](int64_t row, int64_t col) { return in.up[first + static_cast<size_t>(row * h + col)]; };
+    if (in.c.glu) {
+      pack_glu_rows(in.c.width, h, parts, gate, up, out);
+    } else {
+      pack_rows(in.c.width, h, parts, up, out);
+    }
+  };
+  return ExpertMatrices(gpu, in, pack, "gate and up");
+}
+
+inline ExpertMatrices down_matrices(Gpu& gpu, const ExpertInputs& in) {
+  const auto pack = [&](int e, int parts, std::vector<bf16>* out) {
+    const size_t first = in.size(e) * in.size(in.c.width) * in.size(in.c.hidden);
+    const auto value = [&](int64_t row, int64_t col) {
+      return in.down[first + static_cast<size_t>(row * in.c.width + col)];
+    };
+    pack_rows(in.c.hidden, in.c.width, parts, value, out);
+  };
+  return ExpertMatrices(gpu, in, pack, "down");
+}
 
 // The plan as K1 would leave it, on the emulated device.
 struct PlanBuffers {
@@ -85,14 +187,14 @@ struct PlanBuffers {
   emu::Buffer<int32_t> offset, active, active_count;
   emu::Buffer<float> row_weight;
 
-  PlanBuffers(emu::Device& device, const ExpertInputs& in)
-      : mask(device, masks(in), "mask"),
-        offset(device, in.offset, "offset"),
-        active(device, actives(in), "active"),
-        active_count(device, std::vector<int32_t>{count(in)}, "active_count"),
-        row_weight(device, row_weights(in), "row weights") {}
+  PlanBuffers(Gpu& gpu, const ExpertInputs& in)
+      : mask(gpu.array(masks(in), "mask")),
+        offset(gpu.array(in.offset, "offset")),
+        active(gpu.array(actives(in), "active")),
+        active_count(gpu.array(std::vector<int32_t>{count(in)}, "active_count")),
+        row_weight(gpu.array(row_weights(in), "row weights")) {}
   DispatchBits bits() {
-    return {mask.data(), offset.data(), active.data(), active_count.data(), nullptr, row_weight.data()};
+    return {mask.data(), offset.data(), active.data(), active_count.data(), nullptr, row_weight.data(), nullptr};
   }
 
   static std::vector<uint64_t> masks(const ExpertInputs& in) {
@@ -121,11 +223,5 @@ struct PlanBuffers {
     return out;
   }
 };
-
-inline std::vector<U32x4> as_atoms(const std::vector<bf16>& packed) {
-  std::vector<U32x4> out(packed.size() / 8);
-  if (!out.empty()) std::memcpy(out.data(), packed.data(), packed.size() * sizeof(bf16));
-  return out;
-}
 
 }  // namespace smoe::cu::test

@@ -4,51 +4,53 @@
 using namespace smoe;
 using namespace smoe::cu;
 using namespace smoe::cu::test;
-template <class T>
-using Array = emu::Buffer<T>;
 
 namespace {
 
-std::vector<U32x4> packed_gate_up(const ExpertInputs& in) {
-  std::vector<bf16> packed;
-  for (int e = 0; e < in.c.experts; ++e) {
-    const size_t at = in.size(e) * in.size(in.c.width) * in.size(in.c.hidden);
-    pack_gate_up(in.gate.data() + at, in.up.data() + at, in.c.width, in.c.hidden, &packed);
-  }
-  return as_atoms(packed);
-}
+struct Launch {
+  int blocks = 4;
+  int max_tokens = 64;
+  bool general = false;  // the kernel for parts although bf16_only holds
+};
 
-template <int NT>
-std::vector<bf16> run_gate_up(const ExpertInputs& in, const Run& mode, uint64_t seed, int blocks,
+std::vector<bf16> run_gate_up(const ExpertInputs& in, const Run& mode, uint64_t seed, const Launch& how,
                               emu::Traffic* traffic = nullptr) {
-  emu::Device device;
-  device.options = options_of(mode, seed);
-  device.options.traffic = traffic != nullptr;
-  auto weights = Array<U32x4>::constant(device, packed_gate_up(in), "gate and up");
-  auto gate_bias = Array<float>::constant(device, in.gate_bias, "gate bias");
-  auto up_bias = Array<float>::constant(device, in.up_bias, "up bias");
-  Array<bf16> x(device, in.x, "x"), h(device, in.size(in.pairs() * in.c.width), "h");
-  PlanBuffers plan(device, in);
-  GateUpArgs args{};
-  args.weights = weights.data();
-  args.gate_bias = in.c.biases ? gate_bias.data() : nullptr;
+  Gpu gpu(mode, seed);
+  gpu.emulated().options.traffic = traffic != nullptr;
+  auto weights = gate_up_matrices(gpu, in);
+  auto gate_bias = gpu.constant(in.gate_bias, "gate bias"), up_bias = gpu.constant(in.up_bias, "up bias");
+  auto x = gpu.array(planes_of(in.x, in.c.x_parts), "x");
+  const int64_t rows = int64_t{in.pairs()} * in.c.width;
+  auto h = gpu.array<bf16>(static_cast<size_t>(rows * in.c.x_parts), "h");
+  PlanBuffers plan(gpu, in);
+  GateUpArgs args;
+  args.weights = weights.table.data();
+  args.glu = in.c.glu;
+  args.gate_bias = in.c.biases && in.c.glu ? gate_bias.data() : nullptr;
   args.up_bias = in.c.biases ? up_bias.data() : nullptr;
-  args.x = x.data();
-  args.h = h.data();
+  args.x = {x.data(), int64_t{in.c.tokens} * in.c.hidden, in.c.x_parts};
+  args.h = {h.data(), rows, in.c.x_parts};
   args.hidden = in.c.hidden;
   args.width = in.c.width;
+  args.experts = in.c.experts;
   args.activation = in.c.activation;
   args.weight_on_input = in.c.weight_on_input;
+  args.bf16_only = in.bf16_only() && !how.general;
+  args.max_tokens = how.max_tokens;
+  args.blocks = how.blocks;
   args.plan = plan.bits();
-  launch(&device, {blocks, kExpertThreads, gate_up_shared_bytes(NT), true}, &gate_up<NT>, args);
-  REQUIRE_MESSAGE(device.report().ok(), device.report().text());
+  REQUIRE(launch_gate_up(gpu.stream(), args) == 0);
+  REQUIRE(gpu.fault() == "");
   REQUIRE(h.unwritten_bytes() == 0);
-  if (traffic != nullptr) *traffic = device.engine().traffic();
+  if (traffic != nullptr) *traffic = gpu.emulated().engine().traffic();
   return h.download();
 }
 
-template <int NT>
-void check(const ExpertCase& c) {
+bool same_bits(const std::vector<bf16>& a, const std::vector<bf16>& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(bf16)) == 0);
+}
+
+void check(const ExpertCase& c, const std::vector<Run>& runs = all_runs()) {
   CAPTURE(c.tokens);
   CAPTURE(c.hidden);
   CAPTURE(c.width);
@@ -56,27 +58,37 @@ void check(const ExpertCase& c) {
   const ExpertInputs in(c);
   std::vector<bf16> first;
   uint64_t seed = 1;
-  for (const Run& mode : all_runs()) {
-    // The number of blocks must not show in the bits either.
-    const auto h = run_gate_up<NT>(in, mode, seed, seed % 2 == 0 ? 3 : 5);
+  for (const Run& mode : runs) {
+    // Neither the number of blocks nor, in bf16, the kernel must show in the bits.
+    const auto h = run_gate_up(in, mode, seed, {seed % 2 == 0 ? 3 : 5, c.tokens, seed % 2 == 0});
     ++seed;
     if (first.empty()) first = h;
-    REQUIRE(h.size() == first.size());
-    REQUIRE((h.empty() || std::memcmp(h.data(), first.data(), h.size() * sizeof(bf16)) == 0));
+    REQUIRE(same_bits(h, first));
   }
   std::vector<double> expected, magnitude;
-  // f32 sums of `hidden` terms in 8 warps, a few roundings of the activation (expf, tanhf, erff within 2^-20), one
-  // rounding to bf16.
-  const double sum_bound = (c.hidden + 32) * std::ldexp(1.0, -24) + std::ldexp(1.0, -20);
+  // f32 sums of `hidden` terms in 8 warps, a few roundings of the activation (expf, tanhf, erff within 2^-20). Three
+  // parts: six products per term, of which the small ones change the rounding of the sum and hardly its size; the
+  // roundings of a warp's up to 6 * hidden / 8 additions are of either sign and stay below 2e-6 with what is left out,
+  // 2 * 2^-24. A single term: that and fewer than six roundings. Then one rounding to bf16, or none.
+  const bool exact = c.x_parts == 3 && c.w_parts == 3;
+  const double sum_bound = c.sparse ? std::ldexp(1.0, -22)
+                           : exact  ? 1e-6
+                                    : (c.hidden + 32) * std::ldexp(1.0, -24) + std::ldexp(1.0, -20);
+  const size_t plane = in.size(in.pairs() * c.width);
   for (int row = 0; row < in.pairs(); ++row) {
     in.reference_h(row, &expected, &magnitude);
     for (int i = 0; i < c.width; ++i) {
       const size_t at = in.size(row * c.width + i);
-      const double tolerance = std::ldexp(std::fabs(expected[in.size(i)]), -8) + 2 * sum_bound * magnitude[in.size(i)];
-      REQUIRE(close(to_float(first[at]), expected[in.size(i)], tolerance));
+      double got = 0;
+      for (int p = c.x_parts - 1; p >= 0; --p) got += to_float(first[in.size(p) * plane + at]);
+      const double rounding = std::ldexp(std::fabs(expected[in.size(i)]), c.x_parts == 1 ? -8 : c.sparse ? -24 : -20);
+      REQUIRE(close(got, expected[in.size(i)], rounding + 2 * sum_bound * magnitude[in.size(i)]));
     }
   }
 }
+
+const std::vector<Run> kTwo = {{emu::Schedule::LazyRoundRobin, emu::BlockOrder::Ascending},
+                               {emu::Schedule::EagerGreedy, emu::BlockOrder::Random}};
 
 }  // namespace
 
@@ -112,45 +124,127 @@ TEST_CASE("packing is a bijection, and zero outside the matrix") {
   CHECK(seen[0] == 3 * 256 - width * hidden);
 }
 
+TEST_CASE("packing of parts: their sum is the value, each an ordinary packed matrix") {
+  const int rows = 20, cols = 24;
+  const auto values = random_floats(rows * cols, 3);
+  const auto value = [&](int64_t row, int64_t col) { return values[static_cast<size_t>(row * cols + col)]; };
+  std::vector<bf16> three;
+  pack_rows(rows, cols, 3, value, &three);
+  const size_t step = static_cast<size_t>(packed_words(row_blocks(rows), cols)) * 8;
+  REQUIRE(three.size() == 3 * step);
+  for (int part = 2; part >= 0; --part) {
+    std::vector<bf16> expected;
+    const auto m = planes_of(values, 3);
+    pack_down(m.data() + static_cast<size_t>(part) * values.size(), rows, cols, &expected);
+    CHECK(std::memcmp(expected.data(), three.data() + static_cast<size_t>(part) * step, step * sizeof(bf16)) == 0);
+  }
+  for (size_t i = 0; i < values.size(); ++i) {
+    float left = values[i];
+    for (int part = 0; part < 3; ++part) left -= to_float(bf16_part(values[i], part));
+    CHECK(left == 0);
+  }
+}
+
 TEST_CASE("gate_up: tokens and shapes") {
-  check<1>({0, 6, 2, 64, 24, 1});
-  check<1>({1, 6, 2, 64, 24, 2});
-  check<1>({8, 6, 3, 136, 24, 3});
-  check<2>({9, 6, 3, 72, 16, 4});
-  check<4>({17, 5, 2, 264, 8, 5});
-  check<8>({64, 5, 2, 64, 16, 6});
+  check({0, 6, 2, 64, 24, 1});
+  check({1, 6, 2, 64, 24, 2});
+  check({7, 6, 2, 42, 24, 7});
+  check({8, 6, 3, 136, 24, 3});
+  check({9, 6, 3, 72, 16, 4});
+  check({17, 5, 2, 264, 8, 5});
+  check({64, 5, 2, 64, 16, 6});
 }
 
 TEST_CASE("gate_up: activations, biases, weight on input, one expert with everything") {
   unsigned seed = 20;
   for (const Activation act : {Activation::Silu, Activation::GeluTanh, Activation::GeluErf, Activation::Relu,
                                Activation::Relu2, Activation::Identity}) {
-    ExpertCase c{5, 4, 2, 64, 16, seed++, act};
-    c.biases = true;
-    c.weight_on_input = act == Activation::Silu;
-    check<1>(c);
+    for (const bool glu : {true, false}) {
+      ExpertCase c{5, 4, 2, 64, 16, seed++, act};
+      c.biases = true;
+      c.glu = glu;
+      c.weight_on_input = act == Activation::Silu;
+      check(c, kTwo);
+    }
   }
   ExpertCase skewed{33, 4, 1, 64, 16, 40};
   skewed.same_experts = 1;
-  check<8>(skewed);
+  check(skewed);
+}
+
+TEST_CASE("gate_up: clamped SwiGLU of gpt-oss") {
+  ExpertCase c{9, 4, 2, 64, 16, 70};
+  c.activation.alpha = 1.702f;
+  c.activation.limit = 0.7f;  // so that both sides are met often
+  c.activation.beta = 1;
+  c.biases = true;
+  check(c);
+}
+
+TEST_CASE("gate_up: plain experts") {
+  for (const int tokens : {1, 9, 33}) {
+    ExpertCase c{tokens, 4, 2, 40, tokens == 9 ? 40 : 48, 80u + static_cast<unsigned>(tokens), Activation::GeluErf};
+    c.glu = false;
+    check(c, tokens == 9 ? all_runs() : kTwo);
+  }
+}
+
+TEST_CASE("gate_up: parts") {
+  unsigned seed = 90;
+  for (const int x_parts : {1, 3}) {
+    for (const int w_parts : {1, 3}) {
+      for (const bool glu : {true, false}) {
+        ExpertCase c{glu ? 9 : 5, 4, 2, 264, 16, seed++};
+        c.x_parts = x_parts;
+        c.w_parts = w_parts;
+        c.glu = glu;
+        c.biases = true;
+        check(c, glu && w_parts == 3 && x_parts == 3 ? all_runs() : kTwo);
+      }
+    }
+  }
+  ExpertCase single{33, 3, 1, 40, 16, 66, Activation::Identity};
+  single.x_parts = single.w_parts = 3;
+  single.glu = false;
+  single.sparse = true;
+  check(single, kTwo);
+  ExpertCase wide{64, 3, 1, 72, 8, seed};
+  wide.x_parts = wide.w_parts = 3;
+  wide.weight_on_input = true;
+  check(wide, kTwo);
+}
+
+TEST_CASE("gate_up: nothing to do") {
+  Gpu gpu;
+  GateUpArgs args;
+  CHECK(launch_gate_up(gpu.stream(), args) == 0);
 }
 
 TEST_CASE("gate_up: a token's bits do not depend on its batch, nor on the tile count") {
-  const ExpertInputs all(ExpertCase{24, 4, 2, 136, 16, 50});
-  const auto h = run_gate_up<4>(all, all_runs()[0], 1, 4);
-  const auto wide = run_gate_up<8>(all, all_runs()[3], 1, 7);
-  CHECK(std::memcmp(h.data(), wide.data(), h.size() * sizeof(bf16)) == 0);
-  for (const int token : {0, 11, 23}) {
-    ExpertInputs one = all;
-    one.c.tokens = 1;
-    one.x.assign(all.x.begin() + token * 136, all.x.begin() + (token + 1) * 136);
-    one.ids.assign(all.ids.begin() + token * 2, all.ids.begin() + (token + 1) * 2);
-    Dispatch plan{0, one.offset.data(), one.token.data(), one.slot.data(), one.position.data()};
-    dispatch(one.ids.data(), 1, 2, 4, &plan);
-    const auto alone = run_gate_up<1>(one, all_runs()[0], 1, 4);
-    for (int j = 0; j < 2; ++j) {
-      const int there = all.position[static_cast<size_t>(token * 2 + j)], here = one.position[static_cast<size_t>(j)];
-      if (there >= 0) CHECK(std::memcmp(&alone[here * 16], &h[there * 16], 16 * sizeof(bf16)) == 0);
+  for (const int parts : {1, 3}) {
+    ExpertCase c{24, 4, 2, 136, 16, 50};
+    c.x_parts = c.w_parts = parts;
+    const ExpertInputs all(c);
+    const size_t plane = all.size(all.pairs() * 16);
+    const auto h = run_gate_up(all, all_runs()[0], 1, {4, 24});
+    CHECK(same_bits(h, run_gate_up(all, all_runs()[3], 1, {7, 64})));
+    for (const int token : {0, 11, 23}) {
+      ExpertInputs one = all;
+      one.c.tokens = 1;
+      one.x.assign(all.x.begin() + token * 136, all.x.begin() + (token + 1) * 136);
+      one.ids.assign(all.ids.begin() + token * 2, all.ids.begin() + (token + 1) * 2);
+      Dispatch plan{0, one.offset.data(), one.token.data(), one.slot.data(), one.position.data()};
+      dispatch(one.ids.data(), 1, 2, 4, &plan);
+      const size_t own = one.size(one.pairs() * 16);
+      const auto alone = run_gate_up(one, all_runs()[0], 1, {4, 1});
+      for (int j = 0; j < 2; ++j) {
+        const int there = all.position[all.size(token * 2 + j)], here = one.position[all.size(j)];
+        if (there < 0) continue;
+        for (size_t p = 0; p < all.size(parts); ++p) {
+          CHECK(std::memcmp(&alone[p * own + all.size(here * 16)], &h[p * plane + all.size(there * 16)],
+                            16 * sizeof(bf16)) == 0);
+        }
+      }
     }
   }
 }
@@ -158,7 +252,7 @@ TEST_CASE("gate_up: a token's bits do not depend on its batch, nor on the tile c
 TEST_CASE("gate_up: every atom is read as 16 whole sectors") {
   const ExpertInputs in(ExpertCase{3, 4, 2, 128, 16, 60});
   emu::Traffic traffic;
-  run_gate_up<1>(in, all_runs()[0], 1, 2, &traffic);
+  run_gate_up(in, all_runs()[0], 1, {2, 3}, &traffic);
   uint64_t atoms = 0;
   for (const auto& [number, line] : traffic.lines()) {
     if (line.kind != emu::AccessKind::GlobalRead || line.bytes != 512 * line.instructions) continue;

@@ -1,0 +1,115 @@
+// Linear maps of up to 64 rows, where reading the weights is all that costs: a unit is one row block of one map, every
+// block of the grid streams one contiguous interval of packed weights, its warps share K (specs/cuda-kernels.md 2.4,
+// whose scheme of gate_up.cuh this is). x is read where it lies, from L1 after the first unit.
+#pragma once
+
+#include <math.h>
+
+#include "cuda/cu.h"
+#include "kernels/experts/atoms.h"
+#include "kernels/experts/expert_args.h"
+#include "kernels/norm/planes.cuh"
+
+namespace smoe::cu {
+
+constexpr int kLinearWarps = 8, kLinearThreads = 32 * kLinearWarps;
+// Floats from a feature's sums to the next: with 10 the epilogue, 16 features of two tokens per warp, meets no bank
+// twice.
+constexpr int kLinearPitch = 10, kLinearTile = kAtomRows * kLinearPitch;
+
+inline size_t linear_rows_shared_bytes(int tiles) {
+  return static_cast<size_t>(2 * kLinearWarps * tiles * kLinearTile) * sizeof(float);
+}
+
+// Columns k and k + 1 of a row; past the end zeros, which may not come from memory: 0 times NaN is NaN.
+template <bool tail>
+SMOE_DEVICE uint32_t linear_pair(const bf16* row, int64_t k, bool real, int64_t k_size) {
+  if (!tail) return real ? ldg(reinterpret_cast<const uint32_t*>(row + k)) : 0u;
+  if (!real || k >= k_size) return 0;
+  return k + 1 < k_size ? ldg(reinterpret_cast<const uint32_t*>(row + k)) : ldg(row + k).bits;
+}
+
+// acc[tile] += one row block times tile `tile` of x, one atom of K. x: this lane's row of tile 0. Parts p and q meet
+// when p + q <= 2; what is left out lies below 2^-24 of the product (kernels/route/router_gemm.cuh).
+template <int NT, int WP, int XP, bool tail>
+SMOE_DEVICE void linear_step(const LinearArgs& args, const U32x4* atoms, const bf16* x, int64_t atom, int count,
+                             float (&acc)[NT][4]) {
+  U32x4 a[WP];
+  SMOE_UNROLL
+  for (int p = 0; p < WP; ++p) a[p] = ldg_stream(atoms + off(p, args.weight.part_step) + atom * 32 + lane());
+  const int64_t k = atom * kAtomCols + 2 * (lane() % 4);
+  SMOE_UNROLL
+  for (int tile = 0; tile < NT; ++tile) {
+    if (tile * 8 >= count) break;
+    const bool real = tile * 8 + lane() / 4 < count;
+    SMOE_UNROLL
+    for (int q = 0; q < XP; ++q) {
+      const bf16* const row = x + off(8 * tile, args.x_stride) + off(q, args.x.step);
+      const uint32_t b[2] = {linear_pair<tail>(row, k, real, args.k), linear_pair<tail>(row, k + 8, real, args.k)};
+      SMOE_UNROLL
+      for (int p = 0; p < WP && p + q <= 2; ++p) mma_bf16(acc[tile], a[p].x, b);
+    }
+  }
+}
+
+SMOE_DEVICE void linear_store(const LinearArgs& args, int map, int64_t feature, int64_t token, float y) {
+  if (args.bias != nullptr) y += ldg(args.bias + off(map, args.rows) + feature);
+  if (args.sigmoid) y = 1 / (1 + expf(-y));
+  const int64_t at = off(token, args.out_stride) + off(map, args.out_step) + feature;
+  if (args.residual != nullptr) y += ldg(args.residual + at);
+  if (args.out != nullptr) stg(args.out + at, y);
+  if (args.out_planes.data != nullptr) store_parts(args.out_planes, at, y);
+}
+
+// NT: token tiles of eight; WP, XP: parts of the weights and of x.
+template <int NT, int WP, int XP>
+SMOE_KERNEL(kLinearThreads, 1)
+linear_rows(LinearArgs args) {
+  SMOE_SMEM_DYN(float, partial);  // [2][warps][NT][16 features][pitch]
+  pdl_wait();
+  int64_t tokens = args.max_tokens;
+  if (args.num_tokens != nullptr && ldg(args.num_tokens) < tokens) tokens = ldg(args.num_tokens);
+  if (tokens <= 0) return;
+  const int count = static_cast<int>(tokens);
+  const int64_t blocks = row_blocks(args.rows), atoms = atoms_along(args.k), units = off(args.batch, blocks);
+  const int64_t first = units * bid() / nblocks(), stop = units * (bid() + 1) / nblocks();
+  const int64_t k_begin = atoms * warp() / kLinearWarps, k_end = atoms * (warp() + 1) / kLinearWarps;
+  const int64_t whole = args.k / kAtomCols < k_end ? args.k / kAtomCols : k_end;
+  for (int64_t unit = first; unit < stop; ++unit) {
+    const int map = static_cast<int>(unit / blocks);
+    const int64_t block = unit % blocks;
+    const U32x4* const weights = args.weight.atoms + off(unit, atoms) * 32;
+    const bf16* const x = args.x.data + off(lane() / 4, args.x_stride) + off(map, args.x_step);
+    float acc[NT][4] = {};
+    SMOE_UNROLL4
+    for (int64_t atom = k_begin; atom < whole; ++atom) {
+      linear_step<NT, WP, XP, false>(args, weights, x, atom, count, acc);
+    }
+    if (whole < k_end) linear_step<NT, WP, XP, true>(args, weights, x, whole, count, acc);
+    // Two buffers: the warps that are done with this unit may already write the next one's sums, and no further.
+    float* const sums = partial + (unit & 1) * kLinearWarps * NT * kLinearTile;
+    SMOE_UNROLL
+    for (int tile = 0; tile < NT; ++tile) {
+      if (tile * 8 >= count) break;
+      SMOE_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        const Element at = c_element(lane(), 2 * half);
+        float* const to = sums + (warp() * NT + tile) * kLinearTile + at.row * kLinearPitch + at.col;
+        sts(reinterpret_cast<U32x2*>(to),
+            U32x2{{bit_cast<uint32_t>(acc[tile][2 * half]), bit_cast<uint32_t>(acc[tile][2 * half + 1])}});
+      }
+    }
+    sync();
+    for (int i = tid(); i < count * kAtomRows; i += kLinearThreads) {
+      const int n = i / kAtomRows, feature = i % kAtomRows;
+      if (block * kAtomRows + feature >= args.rows) continue;
+      const float* const mine = sums + n / 8 * kLinearTile + feature * kLinearPitch + n % 8;
+      float y = 0;
+      for (int w = 0; w < kLinearWarps; ++w) y += lds(mine + w * NT * kLinearTile);
+      linear_store(args, map, block * kAtomRows + feature, n, y);
+    }
+  }
+  pdl_trigger();
+}
+
+}  // namespace smoe::cu

@@ -1,0 +1,18 @@
+// Writing a value as planes of bf16 (operands.h).
+#pragma once
+
+#include "cuda/cu.h"
+#include "cuda/operands.h"
+
+namespace smoe::cu {
+
+// Part p rounds what the parts before it left over; the differences are exact.
+SMOE_DEVICE void store_parts(const Planes& planes, int64_t at, float value) {
+  for (int p = 0; p < planes.parts; ++p) {
+    const bf16 part = to_bf16(value);
+    stg(planes.data + off(p, planes.step) + at, part);
+    value -= to_float(part);
+  }
+}
+
+}  // namespace smoe::cu

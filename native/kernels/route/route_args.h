@@ -1,0 +1,100 @@
+// Arguments of the CUDA kernels that route and dispatch.
+#pragma once
+
+#include "cuda/operands.h"
+#include "kernels/route/router.h"
+
+namespace smoe::cu {
+
+// Dispatch of up to 64 tokens as bit masks. A row is a (token, expert) pair, ordered by expert, then token.
+constexpr int kDispatchMaxTokens = 64;
+struct DispatchBits {
+  uint64_t* mask = nullptr;   // [E]      bit t: token t uses the expert
+  int32_t* offset = nullptr;  // [E + 1]  first row of the expert's pairs
+  int32_t* active = nullptr;  // [E]      experts with tokens, ascending; the first *active_count are written
+  int32_t* active_count = nullptr;
+  int32_t* position = nullptr;        // [T, K]   row of a pair, -1 for unused slots; may be null
+  float* row_weight = nullptr;        // [T * K]  weight of a row; may be null
+  uint64_t* expert_counts = nullptr;  // [E] added to; may be null
+};
+
+// Dispatch of any number of tokens: the same order of rows.
+struct DispatchRows {
+  int32_t* offset = nullptr;          // [E + 1]
+  int32_t* token = nullptr;           // [T * K] token of a row
+  int32_t* position = nullptr;        // [T, K]  row of a pair, -1 for unused slots
+  float* row_weight = nullptr;        // [T * K]
+  uint64_t* expert_counts = nullptr;  // [E] added to; may be null
+};
+
+// Assignments of T tokens (Routing in router.h), on the device.
+struct RoutingOut {
+  int32_t* ids = nullptr;    // [T, K]
+  float* weights = nullptr;  // [T, K]
+  int32_t* count = nullptr;  // [T]
+};
+
+// K1: logits, selection and dispatch of up to 64 tokens in one launch.
+struct RouteDispatchArgs {
+  const float* x = nullptr;  // [T, H]
+  const void* w = nullptr;   // [E, H] row-major, bf16 or f32
+  bool w_f32 = false;
+  const float* router_bias = nullptr;   // [E] added to logits, or null
+  const float* select_bias = nullptr;   // [E], read with config.has_bias
+  const int32_t* num_tokens = nullptr;  // on the device, at most 64; rows from there on are not read
+  int64_t hidden = 0;                   // a multiple of 8
+  int splits = 1;                       // of K: route_splits()
+  RouterConfig config;
+  float* partials = nullptr;    // scratch [splits, 64, E]
+  uint32_t* tickets = nullptr;  // scratch [9], zero before the first launch and after each
+  RoutingOut routing;
+  float* logits = nullptr;  // [T, E] for traces, or null
+  DispatchBits plan;
+};
+
+// Dispatch of given assignments, up to 64 tokens. Ids outside [0, experts) are unused slots.
+struct DispatchGivenArgs {
+  const int32_t* ids = nullptr;  // [T, K]
+  const float* weights = nullptr;
+  const int32_t* num_tokens = nullptr;
+  int slots = 0, experts = 0;
+  DispatchBits plan;
+};
+
+// P1: logits and selection of any number of tokens, and per block of kRouteManyTokens tokens how many go to each
+// expert. The sums over K run in the order of K1 (the same `splits`), so that a token's experts do not depend on the
+// number of tokens.
+constexpr int kRouteManyTokens = 32;
+struct RouteManyArgs {
+  const float* x = nullptr;  // [T, H]
+  const void* w = nullptr;   // [E, H]
+  bool w_f32 = false;
+  const float* router_bias = nullptr;
+  const float* select_bias = nullptr;
+  int64_t tokens = 0, hidden = 0;
+  int splits = 1;
+  RouterConfig config;
+  RoutingOut routing;
+  float* logits = nullptr;       // [T, E] or null
+  int32_t* histogram = nullptr;  // [ceil(T / kRouteManyTokens), E]
+};
+
+// The histogram of given assignments.
+struct HistogramArgs {
+  const int32_t* ids = nullptr;  // [T, K]
+  int64_t tokens = 0;
+  int slots = 0, experts = 0;
+  int32_t* histogram = nullptr;
+};
+
+// P2: prefix sums of the histogram and a stable scatter.
+struct ScatterArgs {
+  const int32_t* ids = nullptr;    // [T, K]
+  const float* weights = nullptr;  // [T, K]
+  const int32_t* histogram = nullptr;
+  int64_t tokens = 0;
+  int slots = 0, experts = 0;
+  DispatchRows plan;
+};
+
+}  // namespace smoe::cu

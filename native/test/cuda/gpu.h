@@ -1,0 +1,39 @@
+// The device that kernel tests run on: memory, a stream, and the launches of cuda_launches.h. In emulation a test runs
+// under every schedule and block order of all_runs(); on a GPU (SMOE_TEST_ON_GPU, built by nvcc) once.
+#pragma once
+
+#include "emu_test.h"
+#include "kernels/cuda_launches.h"
+
+namespace smoe::cu::test {
+
+class Gpu {
+ public:
+  explicit Gpu(const Run& run = {emu::Schedule::LazyRoundRobin, emu::BlockOrder::Ascending}, uint64_t seed = 1) {
+    device_.options = options_of(run, seed);
+  }
+  Stream stream() { return &device_; }
+  emu::Device& emulated() { return device_; }
+
+  // Poisoned: reading what no kernel has written is a fault in emulation, NaN bit patterns on a GPU.
+  template <class T>
+  emu::Buffer<T> array(size_t count, const char* name) {
+    return emu::Buffer<T>(device_, count, name);
+  }
+  template <class T>
+  emu::Buffer<T> array(const std::vector<T>& values, const char* name) {
+    return emu::Buffer<T>(device_, values, name);
+  }
+  // Weights and tables, which no kernel writes.
+  template <class T>
+  emu::Buffer<T> constant(const std::vector<T>& values, const char* name) {
+    return emu::Buffer<T>::constant(device_, values, name);
+  }
+  // What went wrong since the start; empty when nothing did. For CHECK(gpu.fault() == "").
+  std::string fault() { return device_.report().ok() ? std::string() : device_.report().text(); }
+
+ private:
+  emu::Device device_;
+};
+
+}  // namespace smoe::cu::test
