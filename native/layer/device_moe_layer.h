@@ -1,0 +1,56 @@
+// A MoE layer on a CUDA device: the same five stages as moe_layer.h, as launches on a stream.
+#pragma once
+
+#include <memory>
+
+#include "device/device.h"
+#include "device/matrix.h"
+#include "layer/moe_layer.h"
+
+namespace smoe {
+
+class DeviceMoeLayer {
+ public:
+  // Uploads the weights of a validated layer; `from` is not needed afterwards.
+  static Status create(std::shared_ptr<Device> device, const MoeLayer& from, ThreadPool& pool, const CancelFlag* cancel,
+                       std::unique_ptr<DeviceMoeLayer>* out);
+  ~DeviceMoeLayer();
+
+  const std::shared_ptr<Device>& device() const;
+  size_t bytes() const;  // on the device
+
+  // As MoeLayer::forward(), host memory in and out. A failure leaves out and the states undefined, the device usable
+  // unless it is lost.
+  Status forward(const MoeLayer::Forward& args);
+
+  // One pass whose rows are on the device already. Launches only: no allocation, no synchronisation, no host read, so
+  // it can be captured. Up to max_tokens rows, of which *num_tokens are real (null: all).
+  struct Rows {
+    const float* hidden = nullptr;    // [T, H] router input
+    cu::Planes planes;                // the same as planes: expert input
+    const float* residual = nullptr;  // [T, H] or null
+    const int32_t* num_tokens = nullptr;
+    int64_t max_tokens = 0;
+    const int32_t* given_ids = nullptr;    // [T, given_slots]: given assignments, or null: route
+    const float* given_weights = nullptr;  // [T, given_slots]
+    int given_slots = 0;
+    ResidualStep step;
+    ResidualState state;             // device pointers
+    float* out = nullptr;            // [T, H]; may be residual
+    float* router_logits = nullptr;  // traces; null: not wanted
+    cu::RoutingOut routing;          // scratch of its own where null
+    float* update_out = nullptr;
+    uint64_t* expert_counts = nullptr;
+  };
+  // Scratch of a pass of up to `tokens` rows with `slots` assignments each, from the device's pool; one for a stream.
+  static size_t scratch_bytes(const DeviceMoeLayer& layer, int64_t tokens, int slots);
+  // `scratch` [scratch_bytes()], zero before its first use.
+  Status enqueue(const Rows& rows, void* scratch) const;
+
+ private:
+  DeviceMoeLayer() = default;
+  struct Weights;
+  std::unique_ptr<Weights> weights_;
+};
+
+}  // namespace smoe
