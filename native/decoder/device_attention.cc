@@ -26,7 +26,7 @@ Rows take_rows(const AttentionConfig& config, Precision precision, int64_t rows,
   Rows taken;
   taken.qkv = arena->take<float>(rows * (q + 2 * kv));
   taken.partial = arena->take<float>(partial_floats(config, rows, sms));
-  taken.attended = arena->take_planes(rows * q, activation_parts(precision));
+  taken.attended = take_planes(arena, rows * q, activation_parts(precision));
   return taken;
 }
 
@@ -103,9 +103,9 @@ Status enqueue_attend(const DevicePass& pass, const DeviceAttentionArgs& args, c
 
 size_t attention_bytes(const AttentionConfig& config, Precision precision, int64_t rows, int sms) {
   if (config.latent.kv_rank > 0) return latent_attention_bytes(config, rows, sms);
-  DeviceArena measure;
+  DeviceArena measure(nullptr);
   take_rows(config, precision, rows, sms, &measure);
-  return measure.used();
+  return measure.bytes();
 }
 
 // Projection, norm and rotation, attention over the cache, projection, residual.

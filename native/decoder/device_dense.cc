@@ -4,7 +4,7 @@ namespace smoe {
 namespace {
 
 cu::Planes take_units(int64_t units, Precision precision, int64_t rows, DeviceArena* arena) {
-  return arena->take_planes(rows * units, activation_parts(precision));
+  return take_planes(arena, rows * units, activation_parts(precision));
 }
 
 Status few_units(const DevicePass& pass, const DeviceDense& dense, const cu::Planes& input, const cu::Planes& units) {
@@ -54,9 +54,9 @@ Status many_units(const DevicePass& pass, const DeviceDense& dense, const cu::Pl
 }  // namespace
 
 size_t dense_bytes(int64_t units, Precision precision, int64_t rows) {
-  DeviceArena measure;
+  DeviceArena measure(nullptr);
   take_units(units, precision, rows, &measure);
-  return measure.used();
+  return measure.bytes();
 }
 
 Status enqueue_dense(const DevicePass& pass, const DeviceDense& dense, Precision precision, const cu::Planes& input,

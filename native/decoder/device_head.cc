@@ -25,7 +25,7 @@ Block take_block(const DeviceModel& model, int64_t rows, DeviceArena* arena) {
   const Decoder& shape = model.shape;
   const int64_t block = block_rows(shape.vocab, rows);
   Block taken;
-  taken.normed = arena->take_planes(block * shape.hidden, activation_parts(shape.precision));
+  taken.normed = take_planes(arena, block * shape.hidden, activation_parts(shape.precision));
   taken.logits = arena->take<float>(block * shape.vocab);
   taken.nll = arena->take<double>(block);
   taken.sampling = arena->take<unsigned char>(cu::sample_scratch_bytes(shape.vocab));
@@ -78,9 +78,9 @@ Status copy_rows(const DeviceModel& model, const DeviceHeadArgs& args, int64_t f
 }  // namespace
 
 size_t head_bytes(const DeviceModel& model, int64_t rows) {
-  DeviceArena measure;
+  DeviceArena measure(nullptr);
   take_block(model, rows, &measure);
-  return measure.used();
+  return measure.bytes();
 }
 
 Status enqueue_head(const DeviceModel& model, const DeviceHeadArgs& args, DeviceArena scratch) {

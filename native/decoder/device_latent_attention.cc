@@ -18,7 +18,7 @@ struct Rows {
 Rows take_rows(const AttentionConfig& config, int64_t rows, int sms, DeviceArena* arena) {
   const LatentConfig& latent = config.latent;
   const int64_t heads = config.heads, parts = activation_parts(Precision::Exact);
-  const auto planes = [&](int64_t width) { return arena->take_planes(rows * width, static_cast<int>(parts)); };
+  const auto planes = [&](int64_t width) { return take_planes(arena, rows * width, static_cast<int>(parts)); };
   Rows taken;
   taken.low = arena->take<float>(rows * latent.q_rank);
   taken.low_planes = planes(latent.q_rank);
@@ -63,9 +63,9 @@ Status enqueue_queries(const DevicePass& pass, const DeviceAttentionArgs& args, 
 }  // namespace
 
 size_t latent_attention_bytes(const AttentionConfig& config, int64_t rows, int sms) {
-  DeviceArena measure;
+  DeviceArena measure(nullptr);
   take_rows(config, rows, sms, &measure);
-  return measure.used();
+  return measure.bytes();
 }
 
 Status enqueue_latent_attention(const DevicePass& pass, const DeviceAttentionArgs& args, DeviceArena scratch) {

@@ -56,9 +56,10 @@ Status enqueue_attention_part(const DeviceModel& model, const DevicePass& pass, 
 // u = norm(x) + c*m: what routers and experts see.
 Status enqueue_ffn_norm(const DeviceModel& model, const DevicePass& pass, const DeviceRows& rows, size_t index,
                         int moe_index, cu::Planes* input) {
+  const DeviceLayer& layer = model.layers[index];
   const float factor = look_ahead_factor(model.shape, moe_index);
-  cu::NormRowsArgs norm =
-      norm_args(model, pass, rows, model.layers[index].ffn_norm, activation_parts(model.shape.precision));
+  const int parts = layer.moe != nullptr ? layer.moe->activation_parts() : activation_parts(model.shape.precision);
+  cu::NormRowsArgs norm = norm_args(model, pass, rows, layer.ffn_norm, parts);
   if (factor != 0) {
     norm.look_ahead = rows.state.m;
     norm.look_ahead_factor = factor;
@@ -77,7 +78,7 @@ Status enqueue_moe(const DeviceModel& model, const DeviceLayersArgs& args, size_
   moe.hidden = rows.u;
   moe.planes = input;
   moe.residual = moe.out = rows.x;
-  moe.num_tokens = args.pass.num_tokens();
+  if (args.pass.few()) moe.num_tokens = args.pass.num_tokens();
   moe.max_tokens = args.pass.rows;
   moe.step = residual_step(model.shape.momentum, moe_index);
   moe.step.first = moe_index == 0;

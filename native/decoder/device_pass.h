@@ -1,7 +1,7 @@
 // What the stages of one pass of rows through the layers share.
 #pragma once
 
-#include "decoder/device_arena.h"
+#include "device/arena.h"
 #include "device/device.h"
 #include "device/matrix.h"
 
@@ -30,6 +30,10 @@ struct DevicePass {
   bool few() const { return rows <= kFewRows; }
   int sms() const { return device->info().sms; }
 };
+
+inline cu::Planes take_planes(DeviceArena* arena, int64_t elements, int parts) {
+  return {arena->take<cu::bf16>(elements * parts), elements, parts};
+}
 
 template <class Args>
 Status launch(Device& device, cu::CudaError (*entry)(void*, const Args*), const Args& args, const char* name) {

@@ -17,6 +17,8 @@ int most_parts(const DeviceModel& model) {
   int parts = activation_parts(model.shape.precision);
   for (const DecoderLayer& layer : model.shape.layers)
     parts = std::max(parts, attention_parts(layer.attention, model.shape.precision));
+  for (const DeviceLayer& layer : model.layers)
+    if (layer.moe != nullptr) parts = std::max(parts, layer.moe->activation_parts());
   return parts;
 }
 
@@ -65,7 +67,7 @@ size_t DeviceRows::lay_out(const DeviceModel& model, int64_t rows, void* memory)
       arena.take<unsigned char>(static_cast<int64_t>(sizeof(PassInput)) + 2 * rows * int64_t{sizeof(int32_t)}));
   x = arena.take<float>(elements);
   u = arena.take<float>(elements);
-  planes = arena.take_planes(elements, most_parts(model)).data;
+  planes = take_planes(&arena, elements, most_parts(model)).data;
   const int states = state_tensors(model.shape.momentum);
   state = ResidualState();
   if (states >= 1) state.m = arena.take<float>(elements);
@@ -75,7 +77,7 @@ size_t DeviceRows::lay_out(const DeviceModel& model, int64_t rows, void* memory)
     state.v = arena.take<float>(elements);
   }
   stage = arena.take<unsigned char>(static_cast<int64_t>(stage_bytes(model, rows)));
-  return arena.used();
+  return arena.bytes();
 }
 
 size_t DeviceRows::bytes_for(const DeviceModel& model, int64_t rows) {
@@ -91,7 +93,7 @@ Status DeviceRows::reserve(const DeviceModel& model, int64_t rows) {
   const size_t moe_size = moe_bytes(model, rows);
   if (moe_size > 0) {
     SMOE_RETURN_IF_ERROR(device.allocate(moe_size, &moe_memory));
-    SMOE_RETURN_IF_ERROR(device.fill(moe_memory.data(), 0, moe_size));
+    SMOE_RETURN_IF_ERROR(device.fill(moe_memory.data(), 0, DeviceMoeLayer::kScratchZeros));
   }
   memory_ = std::move(memory);
   moe_memory_ = std::move(moe_memory);

@@ -25,7 +25,7 @@ class DeviceRows {
   ResidualState state;               // [rows, H]
   PassInput* input = nullptr;        // then ids and targets, [rows] each
   void* stage = nullptr;             // what a stage may use while it runs
-  void* moe = nullptr;               // of MoE layers; zero before its first use
+  void* moe = nullptr;               // of MoE layers
 
   // Room for `rows` rows. A failure leaves none.
   Status reserve(const DeviceModel& model, int64_t rows);

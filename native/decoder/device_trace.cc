@@ -21,9 +21,9 @@ size_t DeviceTrace::bytes_for(const DeviceModel& model, int64_t rows) {
   for (const DecoderLayer& layer : model.shape.layers) {
     if (layer.moe == nullptr) continue;
     const RouterConfig& router = layer.moe->config.router;
-    DeviceArena measure;
+    DeviceArena measure(nullptr);
     DeviceTrace(model, nullptr, nullptr, 0, rows).take(&measure, model.shape.hidden, router.k, router.experts);
-    most = std::max(most, measure.used());
+    most = std::max(most, measure.bytes());
   }
   return most;
 }

@@ -40,12 +40,13 @@ struct Upload {
   }
 };
 
-// Tensor cores read rows of activations two columns at a time, so every row must start on an even element.
-Status check_even(size_t index, const char* name, int64_t size) {
-  if (size % 2 == 0) return Status();
-  return error(Code::InvalidArgument, "layer %zu %s must be even on a CUDA device, got %lld", index, name,
-               static_cast<long long>(size));
+Status check_multiple(size_t index, const char* name, int64_t size, int64_t of) {
+  if (size % of == 0) return Status();
+  return error(Code::InvalidArgument, "layer %zu %s must be a multiple of %lld on a CUDA device, got %lld", index, name,
+               static_cast<long long>(of), static_cast<long long>(size));
 }
+// Tensor cores read rows of activations two columns at a time, so every row must start on an even element.
+Status check_even(size_t index, const char* name, int64_t size) { return check_multiple(index, name, size, 2); }
 
 Status check_value_dim(size_t index, int64_t size) {
   if (size <= kMaxValueDim) return Status();
@@ -57,7 +58,9 @@ Status check_value_dim(size_t index, int64_t size) {
 Status check_sizes(const DecoderLayer& from, size_t index) {
   const AttentionConfig& config = from.attention;
   const LatentConfig& latent = config.latent;
-  SMOE_RETURN_IF_ERROR(check_even(index, "hidden size", static_cast<int64_t>(from.attention_norm.weight.size())));
+  // DeviceMoeLayer::row_width(): its rows are the decoder's.
+  SMOE_RETURN_IF_ERROR(
+      check_multiple(index, "hidden size", static_cast<int64_t>(from.attention_norm.weight.size()), 8));
   if (latent.kv_rank == 0) {
     SMOE_RETURN_IF_ERROR(check_even(index, "heads * headDim", int64_t{config.heads} * config.head_dim));
     return check_value_dim(index, config.head_dim);
