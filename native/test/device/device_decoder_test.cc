@@ -20,7 +20,7 @@ void check_device(const TinyOptions& options, size_t tokens = 12) {
 
 }  // namespace
 
-TEST_CASE("device decoder equals the double-precision reference") {
+TEST_CASE("device decoder equals the double-precision reference (emulated)") {
   TinyOptions options;
   options.pattern = "md";
   SUBCASE("grouped-query attention, dense and MoE layers") {}
@@ -55,7 +55,7 @@ TEST_CASE("device decoder equals the double-precision reference") {
   check_device(options);
 }
 
-TEST_CASE("device decoder with latent attention equals the reference") {
+TEST_CASE("device decoder with latent attention equals the reference (emulated)") {
   TinyOptions options;
   options.pattern = "dm";
   options.latent = even_latent();
@@ -77,7 +77,7 @@ TEST_CASE("device decoder with latent attention equals the reference") {
   check_device(options);
 }
 
-TEST_CASE("every momentum type on the device equals the reference, dense layers between") {
+TEST_CASE("every momentum type on the device equals the reference, dense layers between (emulated)") {
   for (const MomentumSpec& spec : every_momentum()) {
     CAPTURE(static_cast<int>(spec.type));
     TinyOptions options;
@@ -88,7 +88,7 @@ TEST_CASE("every momentum type on the device equals the reference, dense layers 
   }
 }
 
-TEST_CASE("more rows than the few: prompts equal the reference too") {
+TEST_CASE("more rows than the few: prompts equal the reference too (emulated)") {
   TinyOptions options;
   options.pattern = "md";
   options.shared = true;
@@ -104,7 +104,7 @@ TEST_CASE("more rows than the few: prompts equal the reference too") {
   check_device(options, 75);
 }
 
-TEST_CASE("fast precision on the device is as near to double as on the CPU") {
+TEST_CASE("fast precision on the device is as near to double as on the CPU (emulated)") {
   TinyOptions options;
   options.precision = Precision::Fast;
   options.pattern = "mdm";
@@ -127,7 +127,7 @@ TEST_CASE("fast precision on the device is as near to double as on the CPU") {
   CHECK(difference[difference.size() / 2] < 0.02 * std::sqrt(square / static_cast<double>(got.size())));
 }
 
-TEST_CASE("calls of few tokens: in pieces, at once, cut into chunks: the same bits") {
+TEST_CASE("calls of few tokens: in pieces, at once, cut into chunks: the same bits (emulated)") {
   for (const Precision precision : {Precision::Exact, Precision::Fast}) {
     TinyOptions options;
     options.precision = precision;
@@ -145,7 +145,7 @@ TEST_CASE("calls of few tokens: in pieces, at once, cut into chunks: the same bi
   }
 }
 
-TEST_CASE("calls of many tokens: the same bits however they are cut; few and many agree within rounding") {
+TEST_CASE("calls of many tokens: the same bits however they are cut; few and many agree within rounding (emulated)") {
   TinyOptions options;
   options.pattern = "m";
   options.shared = true;
@@ -161,7 +161,7 @@ TEST_CASE("calls of many tokens: the same bits however they are cut; few and man
   CHECK(distance(device_in_pieces(*decoder, ids, {136, 137, 140}), whole) <= kExactTolerance);
 }
 
-TEST_CASE("device: last logits, likelihoods, traces and counts agree with all logits and with the CPU") {
+TEST_CASE("device: last logits, likelihoods, traces and counts agree with all logits and with the CPU (emulated)") {
   TinyOptions options;
   options.momentum = default_spec(MomentumType::Complex);
   options.pattern = "mdm";
