@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "core/cancel.h"
@@ -90,6 +91,10 @@ class Decoder {
 
   // Refuses shapes that do not agree, naming layer and tensor; call once after filling the fields.
   Status validate() const;
+  // Two parts of it, for weights that go to a device one layer after the other: embedding, output and final norm; one
+  // layer, beside the attention of layer 0.
+  Status validate_ends() const;
+  Status validate_layer(const std::string& name, const DecoderLayer& layer, const AttentionConfig& first) const;
   size_t bytes() const;
   int moe_layers() const;
   int64_t max_experts() const;  // over the MoE layers: the row length of Forward::expert_counts
