@@ -23,7 +23,6 @@ class CreateTask : public AsyncTask {
     SMOE_RETURN_IF_ERROR(list.run(ThreadPool::process(), cancel()));
     source = DecoderHeadSource();
     if (on != nullptr) {
-      SMOE_RETURN_IF_ERROR(native->decoder.validate_ends());
       SMOE_RETURN_IF_ERROR(
           DeviceDecoder::create(on, native->decoder, ThreadPool::process(), cancel(), &native->device));
       native->device_bytes = native->device->bytes();
@@ -64,10 +63,8 @@ class AddLayerTask : public AsyncTask {
   }
 
  private:
-  // Layers reach the device in the order of their ops, which is the order in which result() adds them here. Whether
-  // they agree with each other is for finish() to say.
+  // Layers reach the device in the order of their ops, which is the order in which result() adds them here.
   Status upload() {
-    SMOE_RETURN_IF_ERROR(decoder_->decoder.validate_layer("layer", layer_, layer_.attention));
     SMOE_RETURN_IF_ERROR(decoder_->device->add_layer(layer_, ThreadPool::process(), cancel()));
     device_bytes_ = decoder_->device->bytes();
     drop_elements(layer_);

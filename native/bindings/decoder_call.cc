@@ -11,7 +11,7 @@ Status DecoderCall::forward() {
   if (decoder->device != nullptr) {
     std::unique_ptr<DeviceKvCache> temporary;
     if (cache == nullptr) temporary = decoder->device->make_cache(args.tokens);
-    return decoder->device->forward(decoder->decoder, args, cache != nullptr ? *cache->device : *temporary);
+    return decoder->device->forward(args, cache != nullptr ? *cache->device : *temporary);
   }
   const KernelTable* table;
   SMOE_RETURN_IF_ERROR(active_kernels(&table));
@@ -24,7 +24,7 @@ Status DecoderCall::forward() {
 
 Status DecoderCall::step(const Sampling& sampling, int32_t* token) {
   if (decoder->device != nullptr) {
-    SMOE_RETURN_IF_ERROR(decoder->device->step(decoder->decoder, args, sampling, *cache->device, token));
+    SMOE_RETURN_IF_ERROR(decoder->device->step(args, sampling, *cache->device, token));
   } else {
     std::vector<float>& logits = decoder->step_logits;
     logits.resize(static_cast<size_t>(decoder->decoder.vocab));

@@ -160,7 +160,9 @@ Status Decoder::validate_ends() const {
   return check_norm("final norm", final_norm, hidden);
 }
 
-Status Decoder::validate_layer(const std::string& name, const DecoderLayer& layer, const AttentionConfig& first) const {
+Status Decoder::validate_layer(const DecoderLayer& layer, size_t index) const {
+  const std::string name = "layer " + std::to_string(index);
+  const AttentionConfig& first = index == 0 ? layer.attention : layers[0].attention;
   SMOE_RETURN_IF_ERROR(check_norm(name + " attention norm", layer.attention_norm, hidden));
   SMOE_RETURN_IF_ERROR(check_norm(name + " feed-forward norm", layer.ffn_norm, hidden));
   SMOE_RETURN_IF_ERROR(check_attention(name + " attention", layer, first, hidden));
@@ -170,9 +172,7 @@ Status Decoder::validate_layer(const std::string& name, const DecoderLayer& laye
 Status Decoder::validate() const {
   SMOE_RETURN_IF_ERROR(validate_ends());
   if (layers.empty()) return error(Code::InvalidArgument, "a decoder needs at least one layer");
-  for (size_t index = 0; index < layers.size(); ++index) {
-    SMOE_RETURN_IF_ERROR(validate_layer("layer " + std::to_string(index), layers[index], layers[0].attention));
-  }
+  for (size_t index = 0; index < layers.size(); ++index) SMOE_RETURN_IF_ERROR(validate_layer(layers[index], index));
   return smoe::validate(momentum, moe_layers());
 }
 

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 #include <map>
+#include <vector>
 
 namespace smoe {
 namespace {
@@ -63,6 +64,13 @@ Code code_of(cu::CudaError error) {
   return Code::Internal;
 }
 
+// Bytes that will lie in pinned memory once the stream has been synchronized.
+struct Arriving {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+
 // Devices of this process by index; why they were lost outlives them. Never destroyed: buffers in static objects may.
 struct Registry {
   std::mutex lock;
@@ -85,12 +93,14 @@ struct Device::State {
   std::mutex call;
   std::atomic<bool> lost{false};
 
-  mutable std::mutex pool;  // of all that follows, up to staging
+  mutable std::mutex pool;  // of the next three
   std::multimap<size_t, void*> free;
   size_t in_use = 0, cached = 0;
 
-  unsigned char* staging = nullptr;  // under `call`
-  size_t staged = 0;                 // bytes of it that copies under way may read
+  // Under `call`.
+  unsigned char* staging = nullptr;
+  size_t staged = 0;  // bytes of it that copies under way may touch
+  std::vector<Arriving> arriving;
 
   const cu::CudaRuntime& runtime() const { return table->runtime; }
   std::string name() const { return name_of(index, info); }
@@ -233,51 +243,54 @@ void Device::trim() {
   state_->trim_locked();
 }
 
-Status Device::stage() {
+// Room for the next part of a copy, at most kStagingPart; waits when there is none.
+Status Device::take_staging(size_t bytes, unsigned char** at, size_t* part) {
   State& state = *state_;
-  if (state.staging != nullptr) return Status();
-  void* memory = nullptr;
-  SMOE_RETURN_IF_ERROR(check(state.runtime().allocate_host(kStagingBytes, &memory), "pinned memory for copies"));
-  state.staging = static_cast<unsigned char*>(memory);
+  *part = std::min(bytes, kStagingPart);
+  if (kStagingBytes - state.staged < *part) SMOE_RETURN_IF_ERROR(synchronize());
+  if (state.staging == nullptr) {
+    void* memory = nullptr;
+    SMOE_RETURN_IF_ERROR(check(state.runtime().allocate_host(kStagingBytes, &memory), "pinned memory for copies"));
+    state.staging = static_cast<unsigned char*>(memory);
+  }
+  *at = state.staging + state.staged;
+  // Taken also when the copy fails: it may be under way.
+  state.staged = std::min(kStagingBytes, (state.staged + *part + kStagingAlign - 1) / kStagingAlign * kStagingAlign);
   return Status();
 }
 
 Status Device::copy_in(void* to_device, const void* from_host, size_t bytes) {
-  if (bytes == 0) return check(cu::CudaError::None, "copy");
-  SMOE_RETURN_IF_ERROR(stage());
   State& state = *state_;
-  for (size_t done = 0; done < bytes;) {
-    if (kStagingBytes - state.staged < std::min(bytes - done, kStagingPart)) SMOE_RETURN_IF_ERROR(synchronize());
-    const size_t part = std::min({bytes - done, kStagingPart, kStagingBytes - state.staged});
-    unsigned char* const at = state.staging + state.staged;
+  unsigned char* at = nullptr;
+  size_t part = 0;
+  for (size_t done = 0; done < bytes; done += part) {
+    SMOE_RETURN_IF_ERROR(take_staging(bytes - done, &at, &part));
     std::memcpy(at, static_cast<const unsigned char*>(from_host) + done, part);
-    // Also where the copy fails: the part may be under way.
-    state.staged = std::min(kStagingBytes, (state.staged + part + kStagingAlign - 1) / kStagingAlign * kStagingAlign);
     SMOE_RETURN_IF_ERROR(
         check(state.runtime().copy_in(state.stream, static_cast<unsigned char*>(to_device) + done, at, part),
               "copy to the device"));
-    done += part;
   }
-  return Status();
+  return check(cu::CudaError::None, "copy to the device");
 }
 
-Status Device::copy_out(void* to_host, const void* from_device, size_t bytes) {
-  if (bytes == 0) return synchronize();
-  SMOE_RETURN_IF_ERROR(stage());
+Status Device::copy_out_later(void* to_host, const void* from_device, size_t bytes) {
   State& state = *state_;
-  for (size_t done = 0; done < bytes;) {
-    if (kStagingBytes - state.staged < std::min(bytes - done, kStagingPart)) SMOE_RETURN_IF_ERROR(synchronize());
-    const size_t part = std::min(bytes - done, kStagingBytes - state.staged);
-    unsigned char* const at = state.staging + state.staged;
-    state.staged = std::min(kStagingBytes, (state.staged + part + kStagingAlign - 1) / kStagingAlign * kStagingAlign);
+  unsigned char* at = nullptr;
+  size_t part = 0;
+  for (size_t done = 0; done < bytes; done += part) {
+    SMOE_RETURN_IF_ERROR(take_staging(bytes - done, &at, &part));
     SMOE_RETURN_IF_ERROR(
         check(state.runtime().copy_out(state.stream, at, static_cast<const unsigned char*>(from_device) + done, part),
               "copy from the device"));
-    SMOE_RETURN_IF_ERROR(synchronize());
-    std::memcpy(static_cast<unsigned char*>(to_host) + done, at, part);
-    done += part;
+    state.arriving.push_back({static_cast<unsigned char*>(to_host) + done, at, part});
   }
-  return Status();
+  return check(cu::CudaError::None, "copy from the device");
+}
+
+Status Device::copy_out(void* to_host, const void* from_device, size_t bytes) {
+  const Status status = copy_out_later(to_host, from_device, bytes);
+  const Status waited = synchronize();
+  return status.ok() ? waited : status;
 }
 
 Status Device::fill(void* memory, int byte, size_t bytes) {
@@ -285,9 +298,14 @@ Status Device::fill(void* memory, int byte, size_t bytes) {
 }
 
 Status Device::synchronize() {
-  SMOE_RETURN_IF_ERROR(check(state_->runtime().synchronize(state_->stream), "work on the device"));
-  state_->staged = 0;
-  return Status();
+  State& state = *state_;
+  const Status status = check(state.runtime().synchronize(state.stream), "work on the device");
+  if (status.ok()) {
+    for (const Arriving& copy : state.arriving) std::memcpy(copy.to, copy.from, copy.bytes);
+  }
+  state.arriving.clear();
+  state.staged = 0;
+  return status;
 }
 
 void DeviceBuffer::release() {

@@ -67,6 +67,9 @@ class Device : public std::enable_shared_from_this<Device> {
   // synchronize return once everything before them is done. None of them during a capture.
   Status copy_in(void* to_device, const void* from_host, size_t bytes);
   Status copy_out(void* to_host, const void* from_device, size_t bytes);
+  // copy_out whose bytes arrive with the next synchronize() (or copy_out), so that several wait once. `to_host` must
+  // stay until that has been called, also after a failure.
+  Status copy_out_later(void* to_host, const void* from_device, size_t bytes);
   Status fill(void* memory, int byte, size_t bytes);
   Status synchronize();
 
@@ -74,7 +77,7 @@ class Device : public std::enable_shared_from_this<Device> {
   Device();
   friend class DeviceBuffer;
   void give_back(void* memory, size_t bytes);
-  Status stage();  // the pinned memory, at first use
+  Status take_staging(size_t bytes, unsigned char** at, size_t* part);
   struct State;
   std::unique_ptr<State> state_;
 };

@@ -98,14 +98,20 @@ Status upload_padded(Device& device, const PackedMatrix& from, int64_t rows, int
 
 Status upload_gate_up(Device& device, const PackedMatrix& gate, const PackedMatrix& up, int64_t width,
                       Precision precision, ThreadPool& pool, const CancelFlag* cancel, DeviceMatrix* out) {
+  return upload_gate_up_padded(device, gate, up, width, up.cols, precision, pool, cancel, out);
+}
+
+Status upload_gate_up_padded(Device& device, const PackedMatrix& gate, const PackedMatrix& up, int64_t width,
+                             int64_t cols, Precision precision, ThreadPool& pool, const CancelFlag* cancel,
+                             DeviceMatrix* out) {
   const auto fill = [&](int64_t block, float* values) {
     for (int64_t row = 0; row < cu::kAtomRows; ++row) {
-      padded_row(row < 8 ? gate : up, block * 8 + row % 8, up.cols, values + row * up.cols);
+      padded_row(row < 8 ? gate : up, block * 8 + row % 8, cols, values + row * cols);
     }
   };
   const int parts = weight_parts(is_bf16(gate) && is_bf16(up), precision);
   const int64_t blocks = cu::glu_row_blocks(width);
-  return upload_blocks(device, cu::kAtomRows * blocks, up.cols, blocks, parts, fill, pool, cancel, out);
+  return upload_blocks(device, cu::kAtomRows * blocks, cols, blocks, parts, fill, pool, cancel, out);
 }
 
 Status upload_stacked(Device& device, const std::vector<const PackedMatrix*>& from, Precision precision,
@@ -134,8 +140,49 @@ Status upload_stacked(Device& device, const std::vector<const PackedMatrix*>& fr
                        out);
 }
 
+Status upload_batch(Device& device, const std::vector<PackedMatrix>& from, Precision precision, ThreadPool& pool,
+                    const CancelFlag* cancel, DeviceMatrix* out) {
+  if (from.empty()) return error(Code::Internal, "no matrices side by side");
+  const int64_t rows = from[0].rows, cols = from[0].cols, each = cu::row_blocks(rows);
+  bool bf16 = true;
+  for (const PackedMatrix& matrix : from) {
+    if (matrix.rows != rows || matrix.cols != cols) {
+      return error(Code::ShapeMismatch, "matrices side by side need one shape, got [%lld, %lld] and [%lld, %lld]",
+                   static_cast<long long>(rows), static_cast<long long>(cols), static_cast<long long>(matrix.rows),
+                   static_cast<long long>(matrix.cols));
+    }
+    bf16 = bf16 && is_bf16(matrix);
+  }
+  const auto fill = [&](int64_t block, float* values) {
+    for (int64_t row = 0; row < cu::kAtomRows; ++row) {
+      padded_row(from[static_cast<size_t>(block / each)], block % each * cu::kAtomRows + row, cols,
+                 values + row * cols);
+    }
+  };
+  const int64_t blocks = each * static_cast<int64_t>(from.size());
+  return upload_blocks(device, rows, cols, blocks, weight_parts(bf16, precision), fill, pool, cancel, out);
+}
+
 Status upload_floats(Device& device, const std::vector<float>& from, DeviceBuffer* out) {
   return upload_bytes(device, from.data(), from.size() * sizeof(float), out);
+}
+
+Status upload_rows(Device& device, const PackedMatrix& from, int64_t cols, DeviceBuffer* out) {
+  const bool bf16 = is_bf16(from);
+  const size_t row_bytes = static_cast<size_t>(cols) * (bf16 ? sizeof(cu::bf16) : sizeof(float));
+  Buffer row, all;
+  SMOE_RETURN_IF_ERROR(row.allocate(static_cast<size_t>(cols) * sizeof(float)));
+  SMOE_RETURN_IF_ERROR(all.allocate(static_cast<size_t>(from.rows) * row_bytes));
+  for (int64_t r = 0; r < from.rows; ++r) {
+    padded_row(from, r, cols, row.as<float>());
+    unsigned char* const to = all.as<unsigned char>() + static_cast<size_t>(r) * row_bytes;
+    if (!bf16) {
+      std::memcpy(to, row.data(), row_bytes);
+      continue;
+    }
+    for (int64_t c = 0; c < cols; ++c) reinterpret_cast<cu::bf16*>(to)[c] = cu::to_bf16(row.as<float>()[c]);
+  }
+  return upload_bytes(device, all.data(), static_cast<size_t>(from.rows) * row_bytes, out);
 }
 
 Status upload_bytes(Device& device, const void* from, size_t bytes, DeviceBuffer* out) {
