@@ -122,7 +122,10 @@ Status DeviceDecoder::State::prepare(const Call& call) {
   SMOE_RETURN_IF_ERROR(use_pages(call.cache));
   int64_t most = 0;
   SMOE_RETURN_IF_ERROR(reserve_rows(tokens, &most));
-  if (results.bytes() == 0) SMOE_RETURN_IF_ERROR(device().allocate(kCountsAt + counts_bytes(), &results));
+  if (results.bytes() == 0) {
+    SMOE_RETURN_IF_ERROR(device().allocate(kCountsAt + counts_bytes(), &results));
+    SMOE_RETURN_IF_ERROR(device().fill(results.data(), 0, kCountsAt + counts_bytes()));
+  }
   if (call.args.trace != nullptr) {
     SMOE_RETURN_IF_ERROR(device().allocate(DeviceTrace::bytes_for(model, most), &trace));
     size_traces(model.shape, tokens, call.args.trace);

@@ -2,12 +2,13 @@
 #pragma once
 
 #include "../decoder_support.h"
+#include "../emulated_device.h"
 #include "decoder/device_decoder.h"
-#include "device_support.h"
 
 namespace smoe::test {
 
-inline std::unique_ptr<DeviceDecoder> upload(const Decoder& model, std::shared_ptr<Device> device = test_device()) {
+inline std::unique_ptr<DeviceDecoder> upload(const Decoder& model,
+                                             std::shared_ptr<Device> device = smoe_test::emulated_device()) {
   std::unique_ptr<DeviceDecoder> made;
   ThreadPool pool(1);
   Status status = DeviceDecoder::create(std::move(device), model, pool, nullptr, &made);
