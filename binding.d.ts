@@ -194,12 +194,23 @@ export interface MoeForwardOptions {
 }
 
 export class MoeLayer {
-  /** Packs the weights on the pool. */
-  static create(desc: NativeMoe, precision: PrecisionName, cancel?: CancelToken): Promise<MoeLayer>
+  /**
+   * Packs the weights on the pool. device: index of a CUDA device, to which they then go; -1 (default): the CPU; -2: the
+   * first usable device, else the CPU. Errors of devices: DEVICE_UNAVAILABLE, DEVICE_LOST, OUT_OF_MEMORY.
+   */
+  static create(
+    desc: NativeMoe,
+    precision: PrecisionName,
+    cancel?: CancelToken,
+    device?: number,
+  ): Promise<MoeLayer>
   readonly hidden: number
   readonly expertCount: number
   readonly slots: number
+  /** -1: the CPU */
+  readonly device: number
   readonly bytes: number
+  readonly deviceBytes: number
   /**
    * Resolves with `out`. hidden and the options' arrays are copied before the call returns. A given `out` is written when
    * the promise settles, on the JS thread; without one the addon makes the array and fills it on its own thread, which
@@ -331,6 +342,7 @@ export class KvCache {
   readonly length: number
   readonly capacity: number
   readonly bytes: number
+  readonly deviceBytes: number
   truncate(length: number): void
   dispose(): void
 }
@@ -339,12 +351,23 @@ export class KvCache {
 export type NativeExpertBits = number | Uint8Array[]
 
 export class Decoder {
-  /** Packs embedding, output and final norm. Layers follow one by one, so that progress and abort are possible. */
-  static create(head: NativeDecoderHead, precision: PrecisionName, cancel?: CancelToken): Promise<Decoder>
+  /**
+   * Packs embedding, output and final norm. Layers follow one by one, so that progress and abort are possible, and so
+   * that with a CUDA device (as for MoeLayer) no more than one of them is in host memory.
+   */
+  static create(
+    head: NativeDecoderHead,
+    precision: PrecisionName,
+    cancel?: CancelToken,
+    device?: number,
+  ): Promise<Decoder>
   addLayer(layer: NativeDecoderLayer, cancel?: CancelToken): Promise<void>
   /** Checks the whole; forward() refuses before. */
   finish(): void
+  /** -1: the CPU */
+  readonly device: number
   readonly bytes: number
+  readonly deviceBytes: number
   /** Logits [T, V] ('all') or [1, V] ('last'). Without a cache a temporary one is used. */
   forward(
     ids: Int32Array,
@@ -511,5 +534,42 @@ export function runtimeInfo(): RuntimeInfo
 export function setThreads(threads: number): void
 /** Forces an instruction set (tests and benches). Errors: ISA_UNAVAILABLE. */
 export function setIsa(isa: string): void
+
+/** What keeps a CUDA backend or one of its devices from being used. */
+export type CudaProblem = 'library' | 'driver' | 'device' | 'capability' | 'lost' | 'failed'
+
+export interface CudaDevice {
+  index: number
+  /** '' when it could not be asked */
+  name: string
+  computeCapability: string
+  multiprocessors: number
+  memory: number
+  memoryFree: number
+  /** absent: usable */
+  problem?: CudaProblem
+  why?: string
+}
+
+export interface CudaInfo {
+  /** of the library that was looked for; '': none */
+  path: string
+  /** absent when the library did not load */
+  kind?: 'cuda' | 'emulation'
+  problem?: CudaProblem
+  why?: string
+  /** 1000 * major + 10 * minor of the CUDA version that the driver and the library are made for; 0: not known */
+  driver: number
+  runtime: number
+  /** devices there are */
+  count: number
+  devices: CudaDevice[]
+}
+
+/** The library of the CUDA backend, loaded at first use; to be set before that, ignored later. */
+export function setCudaLibrary(path: string): void
+/** Looks at all devices, or at one: a look makes a context on it, which costs memory and time. */
+export function cudaInfo(device?: number): Promise<CudaInfo>
+
 /** The codes of native/core/error_codes.def in order. */
 export const errorCodes: string[]

@@ -19,6 +19,7 @@ export async function loadDecoder(
   dir: string,
   architecture: Architecture,
   precision: Precision,
+  device: number,
   signal: AbortSignal | undefined,
   onProgress: (progress: LoadProgress) => void,
   format?: LoadFormat,
@@ -29,9 +30,9 @@ export async function loadDecoder(
     const head = describeHead(architecture, checkpoint)
     const descriptions = architecture.layers.map((_, i) => describeLayer(architecture, i, checkpoint))
     const { description: ready, release } = await resolvePending(head, signal)
-    decoder = await abortable(signal, (cancel) => native().Decoder.create(ready, precision, cancel)).finally(
-      release,
-    )
+    decoder = await abortable(signal, (cancel) =>
+      native().Decoder.create(ready, precision, cancel, device),
+    ).finally(release)
     const target = decoder
     for (const [i, layer] of descriptions.entries()) {
       const { description, release: drop } = await resolvePending(layer, signal)

@@ -1,5 +1,6 @@
 import type { Calibration, Decoder } from '../../binding'
 import type { Architecture } from '../checkpoint/architecture'
+import { hostDevice } from '../device'
 import { rangeError } from '../errors'
 import { loadDecoder } from '../model/load'
 import { Tokenizer } from '../model/tokenizer'
@@ -33,7 +34,7 @@ export class CalibrationRun {
     const count = Math.floor(Math.min(all.length, calibrationTokens) / context)
     if (count === 0) throw rangeError('calibration', `at least one window of ${context} tokens`, all)
     const windows = Array.from({ length: count }, (_, i) => all.slice(i * context, (i + 1) * context))
-    const decoder = await loadDecoder(dir, architecture, 'exact', signal, () => undefined)
+    const decoder = await loadDecoder(dir, architecture, 'exact', hostDevice, signal, () => undefined)
     return new CalibrationRun(decoder, windows, settings, architecture)
   }
 

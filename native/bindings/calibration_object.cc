@@ -100,6 +100,9 @@ CalibrationObject::CalibrationObject(const Napi::CallbackInfo& info) : TaggedObj
       config.samples = field("samples", 0, 1 << 20, config.samples);
     }
     const std::shared_ptr<NativeDecoder>& decoder = DecoderObject::from(env, info[0], "decoder").ready(env);
+    if (decoder->device != nullptr) {
+      throw_error(env, Code::InvalidArgument, "calibration reads weights on the CPU: load the model with device 'cpu'");
+    }
     native_ = std::make_shared<NativeCalibration>();
     throw_if_error(env, native_->sums.init(decoder->decoder, config));
     native_->decoder = decoder;
