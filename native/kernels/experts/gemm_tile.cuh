@@ -3,6 +3,7 @@
 // bits.
 #pragma once
 
+#include "cuda/cu.h"
 #include "kernels/experts/atoms.h"
 #include "kernels/experts/expert_args.h"
 
@@ -123,15 +124,6 @@ SMOE_DEVICE void multiply_tile(const GemmOperands<TN>& in, unsigned char* ring,
   }
   cp_wait<0>();
   sync();
-}
-
-// Successive bf16 residuals into the planes.
-SMOE_DEVICE void store_planes(const Planes& out, int64_t at, float value) {
-  for (int p = 0; p < out.parts; ++p) {
-    const bf16 part = to_bf16(value);
-    stg(out.data + off(p, out.step) + at, part);
-    value -= to_float(part);
-  }
 }
 
 }  // namespace smoe::cu

@@ -4,6 +4,7 @@
 
 #include "kernels/experts/activation.cuh"
 #include "kernels/experts/gemm_tile.cuh"
+#include "kernels/norm/planes.cuh"
 
 namespace smoe::cu {
 
@@ -89,7 +90,7 @@ grouped_gemm(GroupedGemmArgs args) {
               if (args.activate) y = activate_plain(args.activation.kind, y, args.activation.alpha);
             }
             if (args.out.data != nullptr) {
-              store_planes(args.out, at, y);
+              store_parts(args.out, at, y);
             } else {
               stg(args.out_f32 + at, y);
             }

@@ -3,12 +3,10 @@
 // whose scheme of gate_up.cuh this is). x is read where it lies, from L1 after the first unit.
 #pragma once
 
-#include <math.h>
-
 #include "cuda/cu.h"
 #include "kernels/experts/atoms.h"
 #include "kernels/experts/expert_args.h"
-#include "kernels/norm/planes.cuh"
+#include "kernels/experts/linear_store.cuh"
 
 namespace smoe::cu {
 
@@ -52,25 +50,14 @@ SMOE_DEVICE void linear_step(const LinearArgs& args, const U32x4* atoms, const b
   }
 }
 
-SMOE_DEVICE void linear_store(const LinearArgs& args, int map, int64_t feature, int64_t token, float y) {
-  if (args.bias != nullptr) y += ldg(args.bias + off(map, args.rows) + feature);
-  if (args.sigmoid) y = 1 / (1 + expf(-y));
-  const int64_t at = off(token, args.out_stride) + off(map, args.out_step) + feature;
-  if (args.residual != nullptr) y += ldg(args.residual + at);
-  if (args.out != nullptr) stg(args.out + at, y);
-  if (args.out_planes.data != nullptr) store_parts(args.out_planes, at, y);
-}
-
 // NT: token tiles of eight; WP, XP: parts of the weights and of x.
 template <int NT, int WP, int XP>
 SMOE_KERNEL(kLinearThreads, 1)
 linear_rows(LinearArgs args) {
   SMOE_SMEM_DYN(float, partial);  // [2][warps][NT][16 features][pitch]
   pdl_wait();
-  int64_t tokens = args.max_tokens;
-  if (args.num_tokens != nullptr && ldg(args.num_tokens) < tokens) tokens = ldg(args.num_tokens);
-  if (tokens <= 0) return;
-  const int count = static_cast<int>(tokens);
+  const int count = static_cast<int>(linear_tokens(args));
+  if (count <= 0) return;
   const int64_t blocks = row_blocks(args.rows), atoms = atoms_along(args.k), units = off(args.batch, blocks);
   const int64_t first = units * bid() / nblocks(), stop = units * (bid() + 1) / nblocks();
   const int64_t k_begin = atoms * warp() / kLinearWarps, k_end = atoms * (warp() + 1) / kLinearWarps;
