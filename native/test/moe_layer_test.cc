@@ -6,11 +6,13 @@
 #include <cstring>
 #include <random>
 
+#include "backend.h"
 #include "formats/format_info.h"
 #include "formats/rtn.h"
 #include "layer/reference.h"
 
 using namespace smoe;
+using smoe_test::Backend;
 
 namespace {
 
@@ -123,7 +125,7 @@ struct Run {
   std::vector<float> weights;
 };
 
-Run run(const MoeLayer& layer, const std::vector<float>& hidden, int threads) {
+Run run(Backend& backend, const MoeLayer& layer, const std::vector<float>& hidden, int threads) {
   const int64_t h = layer.config.hidden;
   Run result;
   MoeLayer::Forward args;
@@ -137,23 +139,22 @@ Run run(const MoeLayer& layer, const std::vector<float>& hidden, int threads) {
   Routing routing{args.tokens, layer.config.router.k, result.ids.data(), result.weights.data(), result.count.data()};
   args.routing_out = &routing;
   args.out = result.out.data();
-  ThreadPool pool(threads);
-  Workspace workspace;
-  const Status status = layer.forward(args, *kernels(), pool, workspace);
+  const Status status = backend.forward(layer, args, threads);
   REQUIRE_MESSAGE(status.ok(), status.message());
   return result;
 }
 
 }  // namespace
 
-TEST_CASE("random layers, also of mixed formats, agree with the double-precision reference") {
-  for (unsigned seed = 0; seed < 160; ++seed) {
+BACKEND_TEST_CASE("random layers, also of mixed formats, agree with the double-precision reference") {
+  const unsigned seeds = backend.repetitions(160);
+  for (unsigned seed = 0; seed < seeds; ++seed) {
     Random random(seed);
-    const bool mixed = seed >= 60;
+    const bool mixed = seed >= seeds * 3 / 8;
     const MoeLayer layer = random_layer(random, mixed);
     const int64_t h = layer.config.hidden, tokens = random.below(4) == 0 ? 1 : 1 + random.below(40);
     const std::vector<float> hidden = random.vector(tokens * h, 1);
-    const Run got = run(layer, hidden, 2);
+    const Run got = run(backend, layer, hidden, 2);
     const bool fast = layer.config.precision == Precision::Fast;
     std::vector<double> scale;
     const std::vector<double> want =
@@ -170,23 +171,23 @@ TEST_CASE("random layers, also of mixed formats, agree with the double-precision
   }
 }
 
-TEST_CASE("a token's bits depend neither on its batch nor on the number of threads") {
-  for (unsigned seed = 100; seed < 130; ++seed) {
+BACKEND_TEST_CASE("a token's bits depend neither on its batch nor on the number of threads") {
+  for (unsigned seed = 100; seed < 100 + backend.repetitions(30); ++seed) {
     Random random(seed);
     const MoeLayer layer = random_layer(random, seed % 2 == 1);
     const int64_t h = layer.config.hidden, tokens = 37;
     const std::vector<float> hidden = random.vector(tokens * h, 1);
-    const Run all = run(layer, hidden, 2);
-    CHECK(std::memcmp(run(layer, hidden, 1).out.data(), all.out.data(), all.out.size() * sizeof(float)) == 0);
+    const Run all = run(backend, layer, hidden, 2);
+    CHECK(std::memcmp(run(backend, layer, hidden, 1).out.data(), all.out.data(), all.out.size() * sizeof(float)) == 0);
     for (int64_t token : {int64_t{0}, int64_t{11}, tokens - 1}) {
       const std::vector<float> one(hidden.begin() + token * h, hidden.begin() + (token + 1) * h);
-      CHECK(std::memcmp(run(layer, one, 2).out.data(), all.out.data() + token * h,
+      CHECK(std::memcmp(run(backend, layer, one, 2).out.data(), all.out.data() + token * h,
                         static_cast<size_t>(h) * sizeof(float)) == 0);
     }
   }
 }
 
-TEST_CASE("given assignments: unused slots, everything to one expert, nothing at all") {
+BACKEND_TEST_CASE("given assignments: unused slots, everything to one expert, nothing at all") {
   Random random(7);
   MoeLayer layer = random_layer(random);
   while (layer.config.router.weight_on_input) layer = random_layer(random);
@@ -209,9 +210,7 @@ TEST_CASE("given assignments: unused slots, everything to one expert, nothing at
     args.tokens = tokens;
     args.routing = &given;
     args.out = out.data();
-    ThreadPool pool(2);
-    Workspace workspace;
-    REQUIRE(layer.forward(args, *kernels(), pool, workspace).ok());
+    REQUIRE(backend.forward(layer, args).ok());
     std::vector<double> scale;
     const std::vector<double> want = reference::moe(layer, hidden, ids, weights, slots, false, &scale);
     for (size_t i = 0; i < want.size(); ++i) {
@@ -220,13 +219,11 @@ TEST_CASE("given assignments: unused slots, everything to one expert, nothing at
   }
 }
 
-TEST_CASE("no tokens is no work, and a cancelled call says so") {
+BACKEND_TEST_CASE("no tokens is no work, and a cancelled call says so") {
   Random random(9);
   const MoeLayer layer = random_layer(random);
-  ThreadPool pool(2);
-  Workspace workspace;
   MoeLayer::Forward args;
-  CHECK(layer.forward(args, *kernels(), pool, workspace).ok());
+  CHECK(backend.forward(layer, args).ok());
   const std::vector<float> hidden = random.vector(layer.config.hidden * 5, 1);
   std::vector<float> out(hidden.size());
   CancelFlag flag;
@@ -235,7 +232,7 @@ TEST_CASE("no tokens is no work, and a cancelled call says so") {
   args.tokens = 5;
   args.out = out.data();
   args.cancel = &flag;
-  CHECK(layer.forward(args, *kernels(), pool, workspace).code() == Code::Cancelled);
+  CHECK(backend.forward(layer, args).code() == Code::Cancelled);
 }
 
 TEST_CASE("gate and up of different formats are refused, and bytes count scales and zero points") {

@@ -1,0 +1,13 @@
+// TEMPORARY: launches that other branches write; to be deleted when they are merged.
+#include "cuda/cu.h"
+#include "kernels/cuda_launches.h"
+
+namespace smoe::cu {
+
+__attribute__((weak)) int launch_grouped_gemm_hopper(Stream stream, const GroupedGemmArgs& args) {
+  return launch_grouped_gemm(stream, args);
+}
+__attribute__((weak)) int launch_attend_prefill(Stream, const AttendArgs&) { return 1; }
+__attribute__((weak)) int launch_sample(Stream, const SampleArgs&) { return 1; }
+
+}  // namespace smoe::cu
