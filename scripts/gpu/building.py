@@ -23,13 +23,14 @@ def emulator_only(path):
 
 def source_sets():
     rig = [ROOT / "native/bench/cuda" / name for name in ("device_kernels.cu", "timer.cu", "moe_rig.cc", "shapes.cc")]
-    bench = [ROOT / "native/bench/cuda" / name for name in ("cuda_bench.cc", "cases.cc", "ceilings.cc")]
+    bench = [ROOT / "native/bench/cuda" / name for name in ("cases.cc", "ceilings.cc")]
     tests = [path for path in sources("native/test/cuda/*_test.cc") if not emulator_only(path)]
     return {
         "kernels": sources("native/kernels/*/*.cu") + sources("native/kernels/*.cu") +
                    sources("native/cuda/device/*.cu") + [ROOT / "native/test/gpu/missing_launches.cc"],
         "rig": rig,
         "bench": bench,
+        "program": [ROOT / "native/bench/cuda/cuda_bench.cc"],
         "tests": tests + sources("native/test/gpu/*_test.cc") + [ROOT / "native/test/gpu/main.cc"],
         "references": sources("native/*/reference*.cc") + sources("native/kernels/*/reference.cc"),
     }
@@ -54,7 +55,7 @@ class Builder:
         if kind == "references":
             return [os.environ.get("CXX", "c++"), *CORE_FLAGS, *include, *tail]
         # Launches are optimised as the library's are; what only a test's host side needs is compiled faster.
-        level = "-O3" if kind in ("kernels", "rig", "bench") else "-O2"
+        level = "-O3" if kind in ("kernels", "rig") else "-O2"
         return [self.nvcc, "-std=c++17", level, *self.arch, "-x", "cu", "-DSMOE_TEST_ON_GPU=1", "-DSMOE_X86=1",
                 f'-DSMOE_SOURCE_DIR="{ROOT}"', "-Xcompiler", "-ffp-contract=off", *include, *tail]
 
@@ -115,7 +116,7 @@ def build(context, doctest):
     if doctest is None:
         sets["tests"] = []
     # Kernels take longest, so they begin first; smoe_core is compiled beside them.
-    work = [(path, kind) for kind in ("kernels", "rig", "tests", "bench", "references") for path in sets[kind]]
+    work = [(path, kind) for kind in ("kernels", "rig", "tests", "bench", "program", "references") for path in sets[kind]]
     with ThreadPoolExecutor(jobs + 1) as pool:
         core = pool.submit(builder.core, max(1, jobs // 3))
         made = list(pool.map(lambda item: {**builder.compile(*item), "kind": item[1]}, work))
@@ -125,11 +126,11 @@ def build(context, doctest):
     def objects(*kinds):
         return [entry["object"] for entry in made if entry["kind"] in kinds and "object" in entry]
 
-    links = [builder.link("cuda_bench", objects("bench", "rig", "kernels", "core"))]
+    links = [builder.link("cuda_bench", objects("program", "bench", "rig", "kernels", "core"))]
     if doctest is None:
         failed.append({"file": "smoe_gpu_tests", "error": "doctest.h not found: --doctest PATH (see CONTRIBUTING.md)"})
     else:
-        links.append(builder.link("smoe_gpu_tests", objects("tests", "rig", "kernels", "references", "core")))
+        links.append(builder.link("smoe_gpu_tests", objects("tests", "bench", "rig", "kernels", "references", "core")))
     failed += [entry for entry in links if entry]
     details = {
         "files": len(made),

@@ -3,7 +3,6 @@
 
 #include "cuda/cu.h"
 #include "cuda/launch_stream.h"
-#include "kernels/route/route_dispatch.cuh"
 
 namespace smoe::bench {
 namespace {
@@ -181,7 +180,5 @@ double multiply_flops(const MultiplyArgs& args) {
 CudaError launch_nothing(void* stream, bool pdl) {
   return launch_on(stream, {1, 32, 0, pdl}, &nothing_kernel, Nothing{});
 }
-
-int route_splits_of(int64_t experts, int64_t hidden) { return route_splits(experts, hidden); }
 
 }  // namespace smoe::bench

@@ -57,8 +57,6 @@ double multiply_flops(const MultiplyArgs& args);
 // A kernel that does nothing, for the time from one launch to the next.
 cu::CudaError launch_nothing(void* stream, bool pdl);
 
-int route_splits_of(int64_t experts, int64_t hidden);
-
 // Time on the stream between two points: events on a GPU, the clock in emulation. seconds() waits for the second.
 class Timer {
  public:

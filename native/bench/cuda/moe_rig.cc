@@ -124,7 +124,7 @@ MoeRig::MoeRig(BenchDevice& device, const MoeShape& shape, const WeightFormatSpe
       format_(format),
       layers_(layers),
       rows_(std::max<int64_t>(kDispatchMaxTokens, prefill_tokens)),
-      splits_(route_splits_of(shape.experts, shape.hidden)) {
+      splits_(cu::route_splits(shape.experts, shape.hidden)) {
   const int64_t e = shape.experts, pairs = rows_ * shape.k, h = shape.hidden;
   for (int i = 0; i < sets; ++i) {
     sets_.push_back(std::make_unique<MoeWeights>(device, shape, format, 1000u * static_cast<uint32_t>(i) + 1));
