@@ -45,7 +45,7 @@ class Builder:
         self.objects.mkdir(parents=True, exist_ok=True)
         arch = context.report["machine"]["architecture"]
         self.arch = ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
-        self.limit = lambda: context.left(context.options.limits["build"])
+        self.limit = context.clock("build")
 
     def command(self, path, kind, target, dependencies):
         include = [f"-I{ROOT}/native", f"-I{ROOT}/native/test/cuda"]

@@ -28,6 +28,11 @@ class Context:
         """Seconds that something may take: its own limit, or what is left of the whole."""
         return max(0.0, min(limit, self.deadline - time.monotonic()))
 
+    def clock(self, stage):
+        """Seconds that the stage has left, at most as many as asked for."""
+        end = time.monotonic() + self.options.limits[stage]
+        return lambda most=float("inf"): self.left(min(most, end - time.monotonic()))
+
     def save(self):
         """Written whole or not at all: whoever cuts the check short finds the stages before."""
         partial = self.file.with_suffix(".partial")

@@ -4,7 +4,6 @@ import json
 import random
 import shutil
 import sys
-import time
 
 import machine
 import suites
@@ -36,19 +35,18 @@ def needs_tests(stage):
 
 @needs_tests
 def run_probes(context, program):
-    limit = context.options.limits["probes"]
-    return suites.summary(suites.run_files(program, PROBES, lambda: context.left(limit), 3))
+    return suites.summary(suites.run_files(program, PROBES, context.clock("probes"), 3))
 
 
 @needs_tests
 def run_tests(context, program):
     """Every kernel test twice: with the inputs that the emulation has, and with fresh ones."""
-    end = time.monotonic() + context.options.limits["tests"]
+    clock = context.clock("tests")
     files = sorted({source for source, _ in suites.test_cases(program)} - {*FULL_SIZE, *PROBES})
     workers = min(6, context.options.jobs)
 
     def left():
-        return context.left(min(120, end - time.monotonic()))
+        return clock(120)
 
     status, details = suites.summary(suites.run_files(program, files, left, workers))
     if status == "no device" or context.options.quick:
@@ -81,7 +79,7 @@ def run_sanitizer(context, program):
     cases = shortest_cases(sum(earlier, []), 1 if context.options.quick else 2)
     if not cases:
         return "skipped", {"why": "no test has passed that could be repeated"}
-    end = time.monotonic() + context.options.limits["sanitizer"]
+    clock = context.clock("sanitizer")
     # Margins of ours around an array would hide from memcheck what leaves it.
     env = {"SMOE_TEST_NO_MARGIN": "1"}
     results = []
@@ -89,19 +87,18 @@ def run_sanitizer(context, program):
         wrapper = [tool, "--tool", checker, "--error-exitcode", "9", "--print-limit", "5"]
         # racecheck says "hazard" for what another warp may see; what it calls INFO is no finding.
         for source, name in cases:
-            left = context.left(end - time.monotonic())
-            if left <= 0:
+            if clock() <= 0:
                 results.append({"file": f"{checker} {source}", "status": "timed out", "cases": []})
                 continue
-            entry = suites.run_file(program, source, left, env, wrapper, suites.pattern(name))
+            entry = suites.run_file(program, source, clock(), env, wrapper, suites.pattern(name))
             results.append({**entry, "file": f"{checker} {source}", "case": name})
     return suites.summary(results)
 
 
 @needs_tests
 def run_full_size(context, program):
-    limit = context.options.limits["full"]
-    return suites.summary([suites.run_file(program, source, context.left(limit)) for source in FULL_SIZE])
+    clock = context.clock("full")
+    return suites.summary([suites.run_file(program, source, clock()) for source in FULL_SIZE])
 
 
 def json_lines(text):
@@ -132,14 +129,14 @@ def run_bench(context):
     program = context.build / "cuda_bench"
     if not program.exists():
         return "skipped", {"why": "cuda_bench was not built"}
-    limit = context.left(context.options.limits["bench"])
+    limit = context.clock("bench")()
     # The program stops by itself after a case; the rest is for the case in which it does.
     command = [program, "--seconds", f"{max(1.0, limit - 15):.0f}"] + (["--quick"] if context.options.quick else [])
     return measured(run(command, limit, merge=False), {})
 
 
 def run_compare(context):
-    limit = context.left(context.options.limits["compare"])
+    limit = context.clock("compare")()
     command = [sys.executable, ROOT / "scripts/gpu_compare.py", "--seconds", f"{max(1.0, limit - 10):.0f}"]
     result = run(command, limit, merge=False)
     status, details = measured(result, {})
@@ -153,15 +150,15 @@ def run_jest(context):
     """The package itself on the GPU, where Node and its modules came along."""
     if not shutil.which("node") or not (ROOT / "node_modules/jest/bin/jest.js").exists():
         return "skipped", {"why": "no node, or no node_modules"}
-    limit = context.options.limits["jest"]
+    clock = context.clock("jest")
     for command in (["npx", "--no-install", "cmake-js", "build"], ["npm", "run", "-s", "build:ts"]):
-        result = run(command, context.left(limit))
+        result = run(command, clock())
         if result.code != 0:
             return ("timed out" if result.timed_out else "failed"), {"error": result.tail()}
     report = context.build / "jest.json"
     report.unlink(missing_ok=True)
     result = run(["node", ROOT / "node_modules/jest/bin/jest.js", "--json", f"--outputFile={report}"],
-                 context.left(limit), {"SMOE_REQUIRE_CUDA": "1"})
+                 clock(), {"SMOE_REQUIRE_CUDA": "1"})
     try:
         counts = json.loads(report.read_text())
     except (OSError, ValueError):
