@@ -4,6 +4,7 @@ does not need it is still linked and run. The library that needs no CUDA (smoe_c
 import os
 import re
 import shlex
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import machine
@@ -21,6 +22,13 @@ def emulator_only(path):
     return re.search(r'#include "(emu_test\.h|cuda/emu/)', path.read_text()) is not None
 
 
+def layer_test(path):
+    """Test cases of the layers above the kernels that run on a device, and do not ask the emulation for faults."""
+    text = path.read_text()
+    on_device = '"backend.h"' in text or path.parent.name == "device"
+    return on_device and re.search(r'emulate\("(?!schedule)', text) is None
+
+
 def source_sets():
     rig = [ROOT / "native/bench/cuda" / name for name in ("device_kernels.cu", "timer.cu", "moe_rig.cc", "shapes.cc")]
     bench = [ROOT / "native/bench/cuda" / name for name in ("cases.cc", "ceilings.cc")]
@@ -32,6 +40,8 @@ def source_sets():
         "bench": bench,
         "program": [ROOT / "native/bench/cuda/cuda_bench.cc"],
         "tests": tests + sources("native/test/gpu/*_test.cc") + [ROOT / "native/test/gpu/main.cc"],
+        "layers": [path for path in sources("native/test/*_test.cc") + sources("native/test/device/*_test.cc")
+                   if layer_test(path)],
         "references": sources("native/*/reference*.cc") + sources("native/kernels/*/reference.cc"),
     }
 
@@ -41,6 +51,8 @@ class Builder:
         self.context = context
         self.nvcc = machine.find_tool("nvcc", ("CUDACXX",))
         self.doctest = doctest
+        self.launcher = [tool] if (tool := shutil.which("ccache")) else []
+        self.plugin = context.build / "smoe_cuda.so"
         self.objects = context.build / "objects"
         self.objects.mkdir(parents=True, exist_ok=True)
         arch = context.report["machine"]["architecture"]
@@ -52,12 +64,13 @@ class Builder:
         if self.doctest and str(self.doctest) != "/usr/include":  # naming that again would hide its own headers
             include += ["-isystem", self.doctest]
         tail = ["-MD", "-MF", dependencies, "-c", path, "-o", target]
-        if kind == "references":
-            return [os.environ.get("CXX", "c++"), *CORE_FLAGS, *include, *tail]
+        if kind in ("references", "layers"):
+            library = ["-DSMOE_TEST_ON_GPU=1", f'-DSMOE_CUDA_EMU_LIBRARY="{self.plugin}"'] if kind == "layers" else []
+            return [*self.launcher, os.environ.get("CXX", "c++"), *CORE_FLAGS, *library, *include, *tail]
         # Launches are optimised as the library's are; what only a test's host side needs is compiled faster.
         level = "-O3" if kind in ("kernels", "rig") else "-O2"
-        return [self.nvcc, "-std=c++17", level, *self.arch, "-x", "cu", "-DSMOE_TEST_ON_GPU=1", "-DSMOE_X86=1",
-                f'-DSMOE_SOURCE_DIR="{ROOT}"', "-Xcompiler", "-ffp-contract=off", *include, *tail]
+        return [*self.launcher, self.nvcc, "-std=c++17", level, *self.arch, "-x", "cu", "-DSMOE_TEST_ON_GPU=1", "-DSMOE_X86=1",
+                f'-DSMOE_SOURCE_DIR="{ROOT}"', "-Xcompiler", "-ffp-contract=off,-fPIC", *include, *tail]
 
     def compile(self, path, kind):
         name = str(path.relative_to(ROOT)).replace("/", "_")
@@ -97,10 +110,10 @@ class Builder:
                 return {"file": "smoe_core", "error": "no time left" if result.timed_out else result.tail()}
         return {"file": "smoe_core", "seconds": round(result.seconds, 1), "object": folder / "libsmoe_core.a"}
 
-    def link(self, name, parts):
+    def link(self, name, parts, *flags):
         target = self.context.build / name
         target.unlink(missing_ok=True)
-        result = run([self.nvcc, *self.arch, *parts, "-o", target, "-lpthread", "-ldl"], self.limit())
+        result = run([self.nvcc, *self.arch, *flags, *parts, "-o", target, "-lpthread", "-ldl"], self.limit())
         if result.code == 0:
             return None
         return {"file": name, "error": "no time left" if result.timed_out else result.tail()}
@@ -114,23 +127,27 @@ def build(context, doctest):
     jobs = context.options.jobs
     sets = source_sets()
     if doctest is None:
-        sets["tests"] = []
+        sets["tests"] = sets["layers"] = []
     # Kernels take longest, so they begin first; smoe_core is compiled beside them.
-    work = [(path, kind) for kind in ("kernels", "rig", "tests", "bench", "program", "references") for path in sets[kind]]
+    work = [(path, kind) for kind in ("kernels", "rig", "tests", "bench", "program", "layers", "references") for path in sets[kind]]
     with ThreadPoolExecutor(jobs + 1) as pool:
         core = pool.submit(builder.core, max(1, jobs // 3))
         made = list(pool.map(lambda item: {**builder.compile(*item), "kind": item[1]}, work))
         made.append({**core.result(), "kind": "core"})
     failed = [entry for entry in made if "error" in entry]
 
-    def objects(*kinds):
-        return [entry["object"] for entry in made if entry["kind"] in kinds and "object" in entry]
+    def objects(*kinds, named=""):
+        return [entry["object"] for entry in made
+                if entry["kind"] in kinds and "object" in entry and entry["file"].endswith(named)]
 
-    links = [builder.link("cuda_bench", objects("program", "bench", "rig", "kernels", "core"))]
+    links = [builder.link(builder.plugin.name, objects("kernels"), "-shared"), builder.link("cuda_bench", objects("program", "bench", "rig", "kernels", "core"))]
     if doctest is None:
         failed.append({"file": "smoe_gpu_tests", "error": "doctest.h not found: --doctest PATH (see CONTRIBUTING.md)"})
     else:
         links.append(builder.link("smoe_gpu_tests", objects("tests", "bench", "rig", "kernels", "references", "core")))
+        # The plug-in is loaded, as by the package; main alone asks the runtime whether there is a device.
+        host = [*objects("tests", named="test/gpu/main.cc"), *objects("kernels", named="device/runtime.cu")]
+        links.append(builder.link("smoe_gpu_layer_tests", [*objects("layers", "references"), *host, *objects("core")]))
     failed += [entry for entry in links if entry]
     details = {
         "files": len(made),

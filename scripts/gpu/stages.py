@@ -48,7 +48,12 @@ def run_tests(context, program):
     def left():
         return clock(120)
 
-    status, details = suites.summary(suites.run_files(program, files, left, workers))
+    results = suites.run_files(program, files, left, workers)
+    layers = context.build / "smoe_gpu_layer_tests"
+    if layers.exists():
+        above = sorted({source for source, _ in suites.test_cases(layers)})
+        results += suites.run_files(layers, above, left, workers)
+    status, details = suites.summary(results)
     if status == "no device" or context.options.quick:
         return status, details
     seed = random.randrange(1, 2**31)
@@ -76,7 +81,9 @@ def run_sanitizer(context, program):
     if tool is None:
         return "skipped", {"why": "compute-sanitizer is not on this machine"}
     earlier = [context.earlier(stage).get("files", []) for stage in ("probes", "tests")]
-    cases = shortest_cases(sum(earlier, []), 1 if context.options.quick else 2)
+    known = {source for source, _ in suites.test_cases(program)}
+    cases = shortest_cases([result for result in sum(earlier, []) if result["file"] in known],
+                           1 if context.options.quick else 2)
     if not cases:
         return "skipped", {"why": "no test has passed that could be repeated"}
     clock = context.clock("sanitizer")
