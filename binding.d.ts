@@ -51,9 +51,15 @@ export type WeightFormatName =
 
 /**
  * A matrix and the format to keep it in; absent: bf16 for bf16, else f32. The other formats quantize as it is loaded, to
- * nearest. group: columns per scale (default: the format's); asym: with zero points.
+ * nearest. group: columns per scale (default: the format's); asym: with zero points; codebook of w4c: 0 MXFP4, 1 NVFP4,
+ * 2 NF4.
  */
-export type MatrixSource = TensorSource & { format?: WeightFormatName; group?: number; asym?: boolean }
+export type MatrixSource = TensorSource & {
+  format?: WeightFormatName
+  group?: number
+  asym?: boolean
+  codebook?: number
+}
 
 export class MappedFile {
   /** Maps a whole file read-only. Errors: FILE_NOT_FOUND, FILE_READ. */
@@ -406,6 +412,10 @@ export interface NativeQuantizeOptions {
   group?: number // 0 = one scale per row
   symmetric?: boolean
   planes?: number // wn: residual planes after the 2-bit base
+  codebook?: number // w4c, by rtn: 0 MXFP4, 1 NVFP4, 2 NF4
+  /** what the columns, and the rows, of the source are multiplied by first; moments are those before it */
+  inputScale?: Float32Array
+  rowScale?: Float32Array
   damping?: number
   actOrder?: boolean
   sweeps?: number // descent rounds after GPTQ
@@ -442,8 +452,6 @@ export interface NativeImportOptions {
   bits?: number
   group?: number // 0 = the whole row
   storedZeroMinusOne?: boolean
-  firstRow?: number
-  rowStep?: number
   divide?: boolean
 }
 
@@ -462,7 +470,8 @@ export class QuantizedMatrix {
     hessian?: NativeHessian,
     cancel?: CancelToken,
   ): Promise<QuantizedMatrix>
-  static from(parts: NativeQuantizedParts): QuantizedMatrix
+  /** Copies before it returns; codes are unpacked and checked on the op thread. */
+  static from(parts: NativeQuantizedParts, cancel?: CancelToken): Promise<QuantizedMatrix>
   /** tensors by the names of their format: qweight, qzeros, scales, g_idx, weight_packed, weight_scale, ... */
   static import(
     options: NativeImportOptions,
@@ -499,7 +508,32 @@ export class Calibration {
     expert: number,
     replacement: { gate?: QuantizedMatrix; up?: QuantizedMatrix; down?: QuantizedMatrix },
     cancel?: CancelToken,
+    /** [H]: the replacements were made with it and take inputs divided by it */
+    inputScale?: Float32Array,
   ): Promise<{ error: number; scale: number }>
+  /**
+   * Powers of two per input channel for matrices that share their inputs, to multiply columns by: EAQuant's merged
+   * ranges, or AWQ's search, which asks consumers with an `expert` only (part 'units': down projections).
+   */
+  smoothing(
+    layer: number,
+    options: {
+      kind: 'eaquant' | 'awq'
+      part: 'input' | 'units'
+      format?: QuantFormatName
+      symmetric?: boolean
+      group?: number
+    },
+    consumers: { expert?: number; weights: TensorSource[] }[],
+    cancel?: CancelToken,
+  ): Promise<{ scale: Float32Array; power: number; loss: number; lossPlain: number }>
+  /** The router in 8 bits, clipped where its choice of k experts stays closest to the exact one on sampled inputs. */
+  alignRouter(
+    layer: number,
+    weight: TensorSource,
+    options: { k: number; bias?: TensorSource; inputScale?: Float32Array },
+    cancel?: CancelToken,
+  ): Promise<{ ratio: number; kl: number; klPlain: number; matrix: QuantizedMatrix }>
   readonly bytes: number
   dispose(): void
 }

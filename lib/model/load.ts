@@ -59,7 +59,6 @@ async function addLayer(
   format: LoadFormat | undefined,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  if (format === undefined) return abortable(signal, (cancel) => decoder.addLayer(stored, cancel))
-  const { layer, release } = await quantizeExperts(stored, format, signal)
-  await abortable(signal, (cancel) => decoder.addLayer(layer, cancel)).finally(release)
+  const layer = format === undefined ? stored : quantizeExperts(stored, format)
+  await abortable(signal, (cancel) => decoder.addLayer(layer, cancel))
 }
