@@ -140,6 +140,29 @@ Status upload_stacked(Device& device, const std::vector<const PackedMatrix*>& fr
                        out);
 }
 
+Status upload_batch(Device& device, const std::vector<PackedMatrix>& from, Precision precision, ThreadPool& pool,
+                    const CancelFlag* cancel, DeviceMatrix* out) {
+  if (from.empty()) return error(Code::Internal, "no matrices side by side");
+  const int64_t rows = from[0].rows, cols = from[0].cols, each = cu::row_blocks(rows);
+  bool bf16 = true;
+  for (const PackedMatrix& matrix : from) {
+    if (matrix.rows != rows || matrix.cols != cols) {
+      return error(Code::ShapeMismatch, "matrices side by side need one shape, got [%lld, %lld] and [%lld, %lld]",
+                   static_cast<long long>(rows), static_cast<long long>(cols), static_cast<long long>(matrix.rows),
+                   static_cast<long long>(matrix.cols));
+    }
+    bf16 = bf16 && is_bf16(matrix);
+  }
+  const auto fill = [&](int64_t block, float* values) {
+    for (int64_t row = 0; row < cu::kAtomRows; ++row) {
+      padded_row(from[static_cast<size_t>(block / each)], block % each * cu::kAtomRows + row, cols,
+                 values + row * cols);
+    }
+  };
+  const int64_t blocks = each * static_cast<int64_t>(from.size());
+  return upload_blocks(device, rows, cols, blocks, weight_parts(bf16, precision), fill, pool, cancel, out);
+}
+
 Status upload_floats(Device& device, const std::vector<float>& from, DeviceBuffer* out) {
   return upload_bytes(device, from.data(), from.size() * sizeof(float), out);
 }

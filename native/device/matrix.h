@@ -43,6 +43,10 @@ Status upload_gate_up(Device& device, const PackedMatrix& gate, const PackedMatr
 // Several matrices of the same width below each other (q, k, v).
 Status upload_stacked(Device& device, const std::vector<const PackedMatrix*>& from, Precision precision,
                       ThreadPool& pool, const CancelFlag* cancel, DeviceMatrix* out);
+// Several matrices of one shape, each from a row block of its own on (cu::LinearArgs::batch); rows and cols of `out`
+// are those of one.
+Status upload_batch(Device& device, const std::vector<PackedMatrix>& from, Precision precision, ThreadPool& pool,
+                    const CancelFlag* cancel, DeviceMatrix* out);
 Status upload_floats(Device& device, const std::vector<float>& from, DeviceBuffer* out);  // empty: empty
 // A matrix row by row, as routers are read: bf16 where it is bf16, else f32; with zero columns up to `cols`.
 Status upload_rows(Device& device, const PackedMatrix& from, int64_t cols, DeviceBuffer* out);

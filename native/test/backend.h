@@ -110,6 +110,13 @@ class DeviceBackend : public Backend {
   bool device() const override { return true; }
 };
 
+#ifdef SMOE_TEST_ON_GPU
+#define SMOE_EMULATED_CASES(function, name) \
+  TEST_CASE(name " (GPU)") {                \
+    smoe_test::DeviceBackend backend(0);    \
+    function(backend);                      \
+  }
+#else
 #define SMOE_EMULATED_CASES(function, name) \
   TEST_CASE(name " (emulated, lazy)") {     \
     smoe_test::DeviceBackend backend(0);    \
@@ -119,6 +126,7 @@ class DeviceBackend : public Backend {
     smoe_test::DeviceBackend backend(1);    \
     function(backend);                      \
   }
+#endif
 #else
 #define SMOE_EMULATED_CASES(function, name)
 #endif

@@ -3,11 +3,10 @@
 #include <cstring>
 #include <set>
 
-#include "emu_test.h"
+#include "gpu.h"
 
 using namespace smoe::cu;
 using namespace smoe::cu::test;
-using emu::Buffer;
 
 namespace {
 
@@ -55,8 +54,9 @@ one_mma(MmaArgs args) {
 template <Kind kind>
 struct Machine {
   static constexpr int K = kind == Kind::Bf16 ? 16 : 32;
-  emu::Device device;
-  Buffer<uint32_t> a{device, 128, "a"}, b{device, 64, "b"}, c{device, 128, "c"};
+  Gpu gpu;
+  emu::Buffer<uint32_t> a = gpu.array<uint32_t>(128, "a"), b = gpu.array<uint32_t>(64, "b");
+  emu::Buffer<uint32_t> c = gpu.array<uint32_t>(128, "c");
 
   template <class A, class B>
   std::vector<double> run(A at_a, B at_b) {
@@ -87,8 +87,8 @@ struct Machine {
     }
     a.upload(wa);
     b.upload(wb);
-    launch(&device, {1, 32, 0, false}, &one_mma<kind>, {a.data(), b.data(), c.data()});
-    REQUIRE_MESSAGE(device.report().ok(), device.report().text());
+    launch(gpu.stream(), {1, 32, 0, false}, &one_mma<kind>, {a.data(), b.data(), c.data()});
+    REQUIRE(gpu.fault() == "");
     const auto words = c.download();
     std::vector<double> result(16 * 8);
     for (int lane = 0; lane < 32; ++lane) {
@@ -198,10 +198,10 @@ SMOE_KERNEL(32, 1) load_matrices(LdmatrixArgs args) {
 }  // namespace
 
 TEST_CASE("ldmatrix") {
-  emu::Device device;
-  Buffer<uint32_t> out(device, 32 * 6, "out");
-  launch(&device, {1, 32, 0, false}, &load_matrices, {out.data()});
-  REQUIRE_MESSAGE(device.report().ok(), device.report().text());
+  Gpu gpu;
+  auto out = gpu.array<uint32_t>(32 * 6, "out");
+  launch(gpu.stream(), {1, 32, 0, false}, &load_matrices, {out.data()});
+  REQUIRE(gpu.fault() == "");
   const auto words = out.download();
   for (int lane = 0; lane < 32; ++lane) {
     for (int i = 0; i < 6; ++i) {
