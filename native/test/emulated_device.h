@@ -1,5 +1,5 @@
-// The emulated CUDA devices of the tests: four, so that a test may lose one. With SMOE_TEST_ON_GPU the library is the
-// plug-in, the device the first GPU, and nothing can be asked of it.
+// The emulated CUDA devices of the tests: several, so that a test may lose one (6 and 7 are lost by those of the decoder).
+// With SMOE_TEST_ON_GPU the library is the plug-in, the device the first GPU, and nothing can be asked of it.
 #pragma once
 
 #include <dlfcn.h>
@@ -13,11 +13,11 @@ namespace smoe_test {
 
 using namespace smoe;
 
-constexpr int kEmulatedDevices = 4;
+constexpr int kEmulatedDevices = 8;
 
 inline const CudaLibrary& emulation() {
   static const bool chosen = [] {
-    setenv("SMOE_CUDA_EMU_DEVICES", "4", 1);
+    setenv("SMOE_CUDA_EMU_DEVICES", "8", 1);
     set_cuda_library(SMOE_CUDA_EMU_LIBRARY);
     return true;
   }();
