@@ -57,24 +57,23 @@ void close_library(void* library) { dlclose(library); }
 
 #endif
 
-CudaLibrary load() {
+}  // namespace
+
+CudaLibrary load_cuda_library(const std::string& path) {
   CudaLibrary loaded;
-  {
-    const std::lock_guard<std::mutex> guard(wanted().lock);
-    loaded.path = wanted().path;
-  }
-  if (loaded.path.empty()) {
+  loaded.path = path;
+  if (path.empty()) {
     loaded.why = "this installation has no CUDA backend";
     return loaded;
   }
-  void* const library = open_library(loaded.path, &loaded.why);
+  void* const library = open_library(path, &loaded.why);
   if (library == nullptr) return loaded;
   auto* const entry = reinterpret_cast<smoe_cuda_table_fn*>(find_symbol(library, "smoe_cuda_table"));
   const cu::CudaTable* const table = entry != nullptr ? entry() : nullptr;
   if (table == nullptr) {
-    loaded.why = loaded.path + " is not a CUDA backend: it exports no smoe_cuda_table";
+    loaded.why = path + " is not a CUDA backend: it exports no smoe_cuda_table";
   } else if (table->version != cu::kCudaTableVersion || table->bytes != sizeof(cu::CudaTable)) {
-    loaded.why = loaded.path + " belongs to another release (table version " + std::to_string(table->version) + " of " +
+    loaded.why = path + " belongs to another release (table version " + std::to_string(table->version) + " of " +
                  std::to_string(table->bytes) + " bytes, this one has version " +
                  std::to_string(cu::kCudaTableVersion) + " of " + std::to_string(sizeof(cu::CudaTable)) +
                  "): install both from the same release";
@@ -86,15 +85,16 @@ CudaLibrary load() {
   return loaded;
 }
 
-}  // namespace
-
 void set_cuda_library(std::string path) {
   const std::lock_guard<std::mutex> guard(wanted().lock);
   wanted().path = std::move(path);
 }
 
 const CudaLibrary& cuda_library() {
-  static const CudaLibrary* const loaded = new CudaLibrary(load());
+  static const CudaLibrary* const loaded = [] {
+    const std::lock_guard<std::mutex> guard(wanted().lock);
+    return new CudaLibrary(load_cuda_library(wanted().path));
+  }();
   return *loaded;
 }
 

@@ -131,6 +131,13 @@ class DeviceBackend : public Backend {
 #define SMOE_EMULATED_CASES(function, name)
 #endif
 
+// Cases of devices alone.
+#define SMOE_EMULATED_ONLY(function, name)           \
+  static void function(smoe_test::Backend& backend); \
+  SMOE_EMULATED_CASES(function, name)                \
+  static void function([[maybe_unused]] smoe_test::Backend& backend)
+#define EMULATED_TEST_CASE(name) SMOE_EMULATED_ONLY(DOCTEST_ANONYMOUS(smoe_backend_case_), name)
+
 #define SMOE_BACKEND_CASES(function, name)           \
   static void function(smoe_test::Backend& backend); \
   TEST_CASE(name) {                                  \
