@@ -13,6 +13,7 @@ struct GroupedCase {
   bool glu = false, exact = false, extras = false;  // extras: gather, scale, biases
   int out_parts = 0;                                // 0: f32
   bool wgmma = true;                                // what the device has
+  bool traffic = false;                             // bank conflicts are looked for
 };
 
 inline double silu(double x) { return x / (1 + std::exp(-x)); }
@@ -57,6 +58,7 @@ inline void check_grouped(const GroupedCase& c) {
     // Neither the blocks nor the tile may show in the bits.
     Gpu gpu(run, seed++);
     gpu.emulated().options.wgmma = c.wgmma;
+    gpu.emulated().options.traffic = c.traffic;
     auto da = gpu.constant(atoms, "atoms");
     std::vector<AtomMatrix> m(experts);
     for (size_t e = 0; e < experts; ++e) {
@@ -93,6 +95,13 @@ inline void check_grouped(const GroupedCase& c) {
     }
     REQUIRE(c.launch(gpu.stream(), args) == 0);
     REQUIRE(gpu.fault() == "");
+    if (c.traffic) {
+      for (const auto& [number, line] : gpu.emulated().engine().traffic().lines()) {
+        const bool shared = line.kind != emu::AccessKind::GlobalRead && line.kind != emu::AccessKind::GlobalWrite;
+        CAPTURE(number);
+        if (shared) CHECK(line.worst_ways == 1);
+      }
+    }
     REQUIRE(out.unwritten_bytes() + out_planes.unwritten_bytes() == 0);
     auto got = out.download();
     const auto planes_of_out = out_planes.download();

@@ -46,3 +46,12 @@ TEST_CASE("grouped_gemm: planes of bf16, whole chunks and less") {
 }
 
 TEST_CASE("grouped_gemm: no rows") { check_grouped(shape(40, 24, {0, 0})); }
+
+TEST_CASE("grouped_gemm: no bank conflicts") {
+  for (const bool glu : {false, true}) {
+    GroupedCase c = shape(128, 128, {130, 0, 40}, glu);
+    c.out_parts = 1;
+    c.traffic = true;
+    check_grouped(c);
+  }
+}
