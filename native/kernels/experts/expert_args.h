@@ -56,6 +56,7 @@ struct GroupedGemmArgs {
   int64_t features = 0;   // gated: I, a multiple of 8; else the rows of the matrices
   bool glu = false;       // gate and up rows by 8 + 8: h = act(g) * u
   bool activate = false;  // plain MLP: h = act(u)
+  bool no_codes = false;  // every matrix is of bf16 parts: the kernels without codes may be taken
   ActivationSpec activation;
   const float* gate_bias = nullptr;  // [E, features] or null, glu only
   const float* bias = nullptr;       // [E, features] or null: of up, or of the plain map

@@ -3,13 +3,16 @@
 #pragma once
 
 #include "kernels/experts/activation.cuh"
-#include "kernels/experts/gemm_tile.cuh"
+#include "kernels/experts/gemm_codes.cuh"
+#include "kernels/experts/multiply_rows.cuh"
+#include "kernels/norm/planes.cuh"
 
 namespace smoe::cu {
 
 constexpr int kGroupedExperts = 1024;
 
-template <int TN>
+// codes: whether matrices may be of codes.
+template <int TN, bool codes>
 SMOE_KERNEL(kGemmThreads, 1)
 grouped_gemm(GroupedGemmArgs args) {
   using S = GemmShape<TN>;
@@ -49,10 +52,6 @@ grouped_gemm(GroupedGemmArgs args) {
     }
     const int first = ldg(args.offset + e), stop = ldg(args.offset + e + 1), token_tiles = (stop - first + TN - 1) / TN;
     const int local = tile - lds(prefix + e), row0 = first + local % token_tiles * TN;
-    const AtomMatrix* const matrix = args.weights + e;
-    in.atoms = ldg(&matrix->atoms);
-    in.part_step = ldg(&matrix->part_step);
-    in.weight_parts = ldg(&matrix->format) == AtomFormat::Bf16x3 ? 3 : 1;
     in.block0 = local / token_tiles * kGemmBlocks;
     SMOE_UNROLL
     for (int i = 0; i < S::kCopies; ++i) {
@@ -62,7 +61,7 @@ grouped_gemm(GroupedGemmArgs args) {
                       : off(args.gather != nullptr ? ldg(args.gather + row) : row, args.x_stride);
     }
     float acc[S::kBlocks][S::kTiles][4] = {};
-    multiply_tile<TN>(in, ring, acc);
+    multiply_any_tile<TN, codes>(&in, load_matrix<false>(args.weights + e), ring, acc);
     const int64_t block0 = in.block0 + warp() % S::kWarpsDown * S::kBlocks;
     const int token0 = row0 + warp() / S::kWarpsDown * S::kTiles * 8;
     SMOE_UNROLL
@@ -89,7 +88,7 @@ grouped_gemm(GroupedGemmArgs args) {
               if (args.activate) y = activate_plain(args.activation.kind, y, args.activation.alpha);
             }
             if (args.out.data != nullptr) {
-              store_planes(args.out, at, y);
+              store_parts(args.out, at, y);
             } else {
               stg(args.out_f32 + at, y);
             }

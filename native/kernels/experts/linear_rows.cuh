@@ -3,10 +3,8 @@
 // whose scheme of gate_up.cuh this is). x is read where it lies, from L1 after the first unit.
 #pragma once
 
-#include <math.h>
-
+#include "kernels/experts/linear_store.cuh"
 #include "kernels/experts/multiply_codes.cuh"
-#include "kernels/norm/planes.cuh"
 
 namespace smoe::cu {
 
@@ -50,15 +48,6 @@ SMOE_DEVICE void linear_step(const LinearArgs& args, const U32x4* atoms, const b
   }
 }
 
-SMOE_DEVICE void linear_store(const LinearArgs& args, int map, int64_t feature, int64_t token, float y) {
-  if (args.bias != nullptr) y += ldg(args.bias + off(map, args.rows) + feature);
-  if (args.sigmoid) y = 1 / (1 + expf(-y));
-  const int64_t at = off(token, args.out_stride) + off(map, args.out_step) + feature;
-  if (args.residual != nullptr) y += ldg(args.residual + at);
-  if (args.out != nullptr) stg(args.out + at, y);
-  if (args.out_planes.data != nullptr) store_parts(args.out_planes, at, y);
-}
-
 // Weights in WP parts of bf16.
 template <int WP>
 struct LinearParts {
@@ -97,10 +86,8 @@ SMOE_KERNEL(kLinearThreads, 1)
 linear_rows(LinearArgs args) {
   SMOE_SMEM_DYN(float, partial);  // [2][warps][NT][16 features][pitch]
   pdl_wait();
-  int64_t tokens = args.max_tokens;
-  if (args.num_tokens != nullptr && ldg(args.num_tokens) < tokens) tokens = ldg(args.num_tokens);
-  if (tokens <= 0) return;
-  const int count = static_cast<int>(tokens);
+  const int count = static_cast<int>(linear_tokens(args));
+  if (count <= 0) return;
   const int64_t blocks = row_blocks(args.rows), units = off(args.batch, blocks);
   const int64_t first = units * bid() / nblocks(), stop = units * (bid() + 1) / nblocks();
   for (int64_t unit = first; unit < stop; ++unit) {

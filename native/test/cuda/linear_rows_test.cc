@@ -1,194 +1,29 @@
 // Linear maps of few rows against double.
-#include "gpu.h"
-#include "kernels/experts/atoms.h"
+#include "linear_case.h"
 
 using namespace smoe::cu;
 using namespace smoe::cu::test;
 
 namespace {
 
-struct Case {
-  int tokens, rows, k;
-  int batch = 1, max_tokens = 0;  // 0: tokens, and no counter on the device
-  int weight_parts = 1, x_parts = 1, out_parts = 0;
-  bool bias = false, sigmoid = false, in_place = false, f32 = true;
-  bool shared_x = false;  // every map reads the same columns
-};
-
-std::vector<bf16> split(const std::vector<float>& values, int part) {
-  std::vector<bf16> result;
-  for (float value : values) {
-    for (int i = 0; i < part; ++i) value -= to_float(to_bf16(value));
-    result.push_back(to_bf16(value));
-  }
-  return result;
-}
-
-struct Inputs {
-  Case c;
-  size_t most, x_stride, out_stride, x_step, out_step;
-  std::vector<float> x, weight, bias, residual;
-  std::vector<bf16> planes;
-  std::vector<U32x4> atoms;
-
-  explicit Inputs(const Case& made) : c(made) {
-    const size_t rows = size_t(c.rows), k = size_t(c.k), batch = size_t(c.batch);
-    most = size_t(c.max_tokens > 0 ? c.max_tokens : c.tokens);
-    x_step = c.shared_x ? 0 : (k + 3) / 2 * 2;  // a gap that belongs to nobody
-    x_stride = (c.shared_x ? k + 1 : x_step * batch + 1) / 2 * 2 + 2;
-    out_step = rows + 3;
-    out_stride = out_step * batch + 1;
-    x = random_floats(most * x_stride, 1);
-    weight = random_floats(batch * rows * k, 2, 1 / std::sqrt(float(c.k)));
-    bias = random_floats(batch * rows, 3);
-    residual = random_floats(most * out_stride, 4);
-    for (int p = 0; p < c.x_parts; ++p) {
-      auto part = split(x, p);
-      // What lies between the rows must not matter, not even as 0 * NaN.
-      for (size_t i = 0; i < part.size(); ++i) {
-        const size_t col = i % x_stride;
-        const bool inside = c.shared_x ? col < k : col / x_step < batch && col % x_step < k;
-        if (!inside) part[i] = {0x7FFF};
-      }
-      planes.insert(planes.end(), part.begin(), part.end());
-    }
-    std::vector<bf16> packed;
-    for (int p = 0; p < c.weight_parts; ++p) {
-      const auto part = split(weight, p);
-      for (size_t b = 0; b < batch; ++b) pack_down(part.data() + b * rows * k, c.rows, c.k, &packed);
-    }
-    atoms.resize(packed.size() / 8);
-    std::memcpy(atoms.data(), packed.data(), packed.size() * 2);
-    if (c.weight_parts == 1) round(&weight);
-    if (c.x_parts == 1) round(&x);
-  }
-  static void round(std::vector<float>* values) {
-    for (float& value : *values) value = to_float(to_bf16(value));
-  }
-};
-
-struct Outputs {
-  std::vector<float> y;
-  std::vector<bf16> planes;
-};
-
-Outputs run_linear(const Inputs& in, const Run& run, uint64_t seed, int blocks) {
-  const Case& c = in.c;
-  Gpu gpu(run, seed);
-  auto x = gpu.array(in.planes, "x");
-  auto atoms = gpu.constant(in.atoms, "atoms");
-  auto bias = gpu.constant(in.bias, "bias");
-  auto residual = gpu.array(in.residual, "residual");
-  auto count = gpu.array(std::vector<int32_t>{c.tokens}, "tokens");
-  const size_t all = in.most * in.out_stride;
-  auto out = gpu.array<float>(c.in_place ? 0 : all, "out");
-  auto planes = gpu.array<bf16>(all * size_t(c.out_parts), "planes");
-  LinearArgs args;
-  args.weight.atoms = atoms.data();
-  args.weight.part_step = int64_t(in.atoms.size()) / c.weight_parts;
-  args.weight.format = c.weight_parts == 3 ? AtomFormat::Bf16x3 : AtomFormat::Bf16;
-  args.rows = c.rows;
-  args.k = c.k;
-  args.batch = c.batch;
-  args.bias = c.bias ? bias.data() : nullptr;
-  args.x = {x.data(), int64_t(in.most * in.x_stride), c.x_parts};
-  args.x_stride = int64_t(in.x_stride);
-  args.x_step = int64_t(in.x_step);
-  args.sigmoid = c.sigmoid;
-  args.residual = c.in_place ? residual.data() : nullptr;
-  args.out = c.in_place ? residual.data() : c.f32 ? out.data() : nullptr;
-  if (c.out_parts > 0) args.out_planes = {planes.data(), int64_t(all), c.out_parts};
-  args.out_stride = int64_t(in.out_stride);
-  args.out_step = int64_t(in.out_step);
-  args.num_tokens = c.max_tokens > 0 ? count.data() : nullptr;
-  args.max_tokens = int64_t(in.most);
-  args.blocks = blocks;
-  REQUIRE(launch_linear_rows(gpu.stream(), args) == 0);
-  REQUIRE(gpu.fault() == "");
-  const size_t used = size_t(c.tokens * c.batch * c.rows);
-  if (c.f32 && !c.in_place) REQUIRE(out.unwritten_bytes() == (all - used) * 4);
-  REQUIRE(planes.unwritten_bytes() == (all - used) * 2 * size_t(c.out_parts));
-  return {c.in_place ? residual.download() : out.download(), planes.download()};
-}
-
-void check(const Case& c) {
-  CAPTURE(c.tokens);
-  CAPTURE(c.rows);
-  CAPTURE(c.k);
-  CAPTURE(c.weight_parts);
-  CAPTURE(c.x_parts);
-  const Inputs in(c);
-  Outputs first;
-  uint64_t seed = 1;
-  for (const Run& run : all_runs()) {
-    // The number of blocks must not show in the bits either.
-    const Outputs got = run_linear(in, run, seed, seed % 2 == 0 ? 3 : 50);
-    if (seed++ == 1) first = got;
-    REQUIRE((got.y.empty() || std::memcmp(got.y.data(), first.y.data(), got.y.size() * 4) == 0));
-    REQUIRE((got.planes.empty() || std::memcmp(got.planes.data(), first.planes.data(), got.planes.size() * 2) == 0));
-  }
-  const size_t all = in.most * in.out_stride;
-  for (int t = 0; t < c.tokens; ++t) {
-    for (int row = 0; row < c.batch * c.rows; ++row) {
-      const size_t map = size_t(row / c.rows),
-                   at = size_t(t) * in.out_stride + map * in.out_step + size_t(row % c.rows);
-      double y = 0, magnitude = 0;
-      for (size_t i = 0; i < size_t(c.k); ++i) {
-        const double term = double(in.x[size_t(t) * in.x_stride + map * in.x_step + i]) *
-                            double(in.weight[size_t(row) * size_t(c.k) + i]);
-        y += term;
-        magnitude += std::fabs(term);
-      }
-      if (c.bias) y += double(in.bias[size_t(row)]);
-      // f32 sums of k terms and of eight warps, up to six products per term, of which those left out are 3 * 2^-24;
-      // the bias, and expf within 2^-21.
-      double tolerance = std::ldexp((c.k + 16) * magnitude + 2 * std::fabs(y), -24);
-      if (c.sigmoid) {
-        y = 1 / (1 + std::exp(-y));
-        tolerance += std::ldexp(1, -21);
-      }
-      if (c.in_place) {
-        y += double(in.residual[at]);
-        tolerance += std::ldexp(std::fabs(y), -24);
-      }
-      if (c.f32) REQUIRE(close(double(first.y[at]), y, tolerance));
-      double sum = 0;
-      for (int part = 0; part < c.out_parts; ++part) sum += double(to_float(first.planes[size_t(part) * all + at]));
-      if (c.out_parts == 3 && c.f32) REQUIRE(sum == double(first.y[at]));
-      if (c.out_parts == 1 && c.f32) REQUIRE(sum == double(to_float(to_bf16(first.y[at]))));
-      if (c.out_parts > 0) {
-        REQUIRE(close(sum, y, tolerance * 2 + (c.out_parts == 1 ? std::ldexp(std::fabs(y), -8) : 0)));
-      }
-    }
-  }
-}
-
-Case shape(int tokens, int rows, int k) {
-  Case c{};
-  c.tokens = tokens;
-  c.rows = rows;
-  c.k = k;
-  c.batch = c.weight_parts = c.x_parts = 1;
-  c.f32 = true;
-  return c;
-}
+LinearCase shape(int tokens, int rows, int k) { return linear_case(&launch_linear_rows, tokens, rows, k); }
 
 }  // namespace
 
 TEST_CASE("linear_rows: tokens, and sizes that are multiples of nothing") {
-  for (const int tokens : {0, 1, 7, 8, 9, 16, 17, 32, 33, 64}) check(shape(tokens, 33, 72));
-  for (const int k : {1, 2, 7, 15, 16, 17, 129, 143, 300}) check(shape(3, 5, k));
-  check(shape(2, 1, 1000));
+  for (const int tokens : {0, 1, 7, 8, 9, 16, 17, 32, 33, 64}) check_linear(shape(tokens, 33, 72));
+  for (const int k : {1, 2, 7, 15, 16, 17, 129, 143, 300}) check_linear(shape(3, 5, k));
+  check_linear(shape(2, 1, 1000));
 }
 
 TEST_CASE("linear_rows: parts") {
   for (const int tokens : {5, 12, 30, 40}) {
     for (const int parts : {1, 3}) {
       for (const int x_parts : {1, 3}) {
-        Case c = shape(tokens, 20, 157);
+        LinearCase c = shape(tokens, 20, 157);
         c.weight_parts = parts;
         c.x_parts = x_parts;
-        check(c);
+        check_linear(c);
       }
     }
   }
@@ -196,41 +31,41 @@ TEST_CASE("linear_rows: parts") {
 
 TEST_CASE("linear_rows: bias, sigmoid, residual in place, planes, fewer rows than the graph has") {
   for (const int out_parts : {0, 1, 3}) {
-    Case c = shape(9, 37, 50);
+    LinearCase c = shape(9, 37, 50);
     c.out_parts = out_parts;
     c.bias = true;
-    check(c);
+    check_linear(c);
     c.sigmoid = true;
-    check(c);
+    check_linear(c);
     c.in_place = true;
     c.max_tokens = 20;
-    check(c);
+    check_linear(c);
     if (out_parts == 0) continue;
     c.in_place = c.f32 = c.sigmoid = false;
     c.tokens = 0;
-    check(c);
+    check_linear(c);
     c.tokens = 1;
-    check(c);
+    check_linear(c);
   }
 }
 
 TEST_CASE("linear_rows: maps side by side") {
   for (const bool shared : {false, true}) {
-    Case c = shape(10, 21, 45);
+    LinearCase c = shape(10, 21, 45);
     c.batch = 5;
     c.shared_x = shared;
     c.bias = true;
     c.weight_parts = c.x_parts = c.out_parts = 3;
-    check(c);
+    check_linear(c);
   }
 }
 
 TEST_CASE("linear_rows: a row's bits do not depend on its batch") {
-  Case c = shape(50, 24, 200);
-  const Inputs all(c);
+  LinearCase c = shape(50, 24, 200);
+  const LinearInputs all(c);
   const auto y = run_linear(all, all_runs()[0], 1, 4).y;
   for (const size_t token : {0, 13, 49}) {
-    Inputs one(shape(1, 24, 200));
+    LinearInputs one(shape(1, 24, 200));
     const auto row = all.planes.begin() + std::ptrdiff_t(token * all.x_stride);
     one.planes.assign(row, row + std::ptrdiff_t(all.x_stride));
     one.atoms = all.atoms;

@@ -1,0 +1,17 @@
+// Linear maps of any number of rows: those of bf16 parts, and the choice of a kernel.
+#include "kernels/experts/linear_tiles_launch.h"
+
+namespace smoe::cu {
+
+constexpr int kInvalidValue = 1;  // of cudaError_t
+
+int launch_linear_tiles(Stream stream, const LinearArgs& args) {
+  if (args.max_tokens <= 0 || args.rows <= 0 || args.batch <= 0) return 0;
+  const int format = static_cast<int>(args.weight.format);
+  if (format < 0 || format >= kAtomFormats) return kInvalidValue;
+  if (args.x.parts != 1 && args.x.parts != 3) return kInvalidValue;
+  const bool parts = args.weight.format == AtomFormat::Bf16 || args.weight.format == AtomFormat::Bf16x3;
+  return parts ? linear_tiles_kind<false>(stream, args) : linear_tiles_codes(stream, args);
+}
+
+}  // namespace smoe::cu

@@ -1,0 +1,100 @@
+// Linear maps of any number of rows against double.
+#include "linear_case.h"
+
+using namespace smoe::cu;
+using namespace smoe::cu::test;
+
+namespace {
+
+LinearCase shape(int tokens, int rows, int k) { return linear_case(&launch_linear_tiles, tokens, rows, k); }
+
+}  // namespace
+
+TEST_CASE("linear_tiles: tokens, and sizes that are multiples of nothing") {
+  for (const int tokens : {0, 1, 31, 32, 33, 127, 128, 129, 300}) check_linear(shape(tokens, 33, 72));
+  for (const int k : {1, 2, 7, 15, 16, 17, 33, 129, 143}) check_linear(shape(3, 5, k));
+  check_linear(shape(70, 260, 24));
+  check_linear(shape(2, 1, 1000));
+}
+
+TEST_CASE("linear_tiles: rows that may be copied 16 bytes at a time") {
+  for (const int tokens : {1, 40, 130}) {
+    for (const int k : {8, 40, 144}) {
+      LinearCase c = shape(tokens, 37, k);
+      c.aligned = true;
+      check_linear(c);
+      c.batch = 3;
+      c.x_parts = 3;
+      check_linear(c);
+    }
+  }
+}
+
+TEST_CASE("linear_tiles: parts") {
+  for (const int tokens : {5, 140}) {
+    for (const int parts : {1, 3}) {
+      for (const int x_parts : {1, 3}) {
+        LinearCase c = shape(tokens, 20, 157);
+        c.weight_parts = parts;
+        c.x_parts = x_parts;
+        check_linear(c);
+      }
+    }
+  }
+}
+
+TEST_CASE("linear_tiles: bias, sigmoid, residual in place, planes, fewer rows than the graph has") {
+  for (const int out_parts : {0, 1, 3}) {
+    LinearCase c = shape(67, 37, 50);
+    c.out_parts = out_parts;
+    c.bias = true;
+    check_linear(c);
+    c.sigmoid = true;
+    check_linear(c);
+    c.in_place = true;
+    c.max_tokens = 150;
+    check_linear(c);
+    if (out_parts == 0) continue;
+    c.in_place = c.f32 = c.sigmoid = false;
+    c.tokens = 0;
+    check_linear(c);
+    c.tokens = 1;
+    check_linear(c);
+  }
+}
+
+TEST_CASE("linear_tiles: maps side by side") {
+  for (const bool shared : {false, true}) {
+    LinearCase c = shape(35, 21, 45);
+    c.batch = 5;
+    c.shared_x = shared;
+    c.bias = true;
+    c.weight_parts = c.x_parts = c.out_parts = 3;
+    check_linear(c);
+  }
+}
+
+TEST_CASE("linear_tiles: a row's bits do not depend on its batch") {
+  LinearCase c = shape(150, 24, 200);
+  const LinearInputs all(c);
+  const auto y = run_linear(all, all_runs()[0], 1, 1).y;
+  for (const size_t token : {0, 77, 149}) {
+    LinearInputs one(shape(1, 24, 200));
+    const auto row = all.planes.begin() + std::ptrdiff_t(token * all.x_stride);
+    one.planes.assign(row, row + std::ptrdiff_t(all.x_stride));
+    one.atoms = all.atoms;
+    const auto alone = run_linear(one, all_runs()[3], 1, 2).y;
+    CHECK(std::memcmp(alone.data(), &y[token * all.out_stride], 24 * 4) == 0);
+  }
+}
+
+TEST_CASE("linear_tiles: what it cannot read is refused") {
+  Gpu gpu;
+  LinearArgs args;
+  args.rows = args.k = args.max_tokens = 1;
+  args.weight.format = AtomFormat(99);
+  CHECK(launch_linear_tiles(gpu.stream(), args) != 0);
+  args.weight.format = AtomFormat::Bf16;
+  args.x.parts = 2;
+  CHECK(launch_linear_tiles(gpu.stream(), args) != 0);
+}
