@@ -6,11 +6,13 @@
 
 namespace smoe::cu {
 
+// The large tile has half the tokens where there are codes, whose groups are summed in accumulators of their own.
 template <bool codes>
 int grouped_gemm_kind(Stream stream, const GroupedGemmArgs& args) {
   const int64_t blocks = args.blocks > 0 ? args.blocks : 1;
   if (args.max_rows > int64_t{64} * (args.max_groups > 0 ? args.max_groups : 1)) {
-    return launch(stream, {blocks, kGemmThreads, GemmShape<128>::kBytes, true}, &grouped_gemm<128, codes>, args);
+    constexpr int kLarge = codes ? 64 : 128;
+    return launch(stream, {blocks, kGemmThreads, GemmShape<kLarge>::kBytes, true}, &grouped_gemm<kLarge, codes>, args);
   }
   return launch(stream, {blocks, kGemmThreads, GemmShape<32>::kBytes, true}, &grouped_gemm<32, codes>, args);
 }

@@ -18,12 +18,14 @@ int linear_tiles_of(Stream stream, const LinearArgs& args, int64_t blocks) {
                 &linear_tiles<TN, codes>, args);
 }
 
-// The large tile where it gives every SM one; else more, smaller ones.
+// The large tile, which has half the tokens where there are codes (grouped_gemm_launch.h), where it gives every SM one;
+// else more, smaller ones.
 template <bool codes>
 int linear_tiles_kind(Stream stream, const LinearArgs& args) {
   const int64_t blocks = args.blocks > 0 ? args.blocks : 1;
-  return linear_tiles_count<128>(args) >= blocks ? linear_tiles_of<128, codes>(stream, args, blocks)
-                                                 : linear_tiles_of<32, codes>(stream, args, blocks);
+  constexpr int kLarge = codes ? 64 : 128;
+  return linear_tiles_count<kLarge>(args) >= blocks ? linear_tiles_of<kLarge, codes>(stream, args, blocks)
+                                                    : linear_tiles_of<32, codes>(stream, args, blocks);
 }
 
 int linear_tiles_codes(Stream stream, const LinearArgs& args);

@@ -1,6 +1,8 @@
 // P3, P4 against double.
+#include <memory>
+
+#include "coded_matrix.h"
 #include "gpu.h"
-#include "kernels/experts/atoms.h"
 
 using namespace smoe;
 using namespace smoe::cu;
@@ -12,6 +14,7 @@ struct Case {
   int k, features;
   std::vector<int32_t> counts;
   bool glu = false, exact = false, extras = false;  // extras: gather, scale, biases
+  std::vector<CodeSpec> codes = {};                 // by expert; plain, and past the end: bf16 or parts
 };
 
 double silu(double x) { return x / (1 + std::exp(-x)); }
@@ -50,6 +53,25 @@ void check(const Case& c) {
   }
   std::vector<U32x4> atoms(packed.size() / 8);
   std::memcpy(atoms.data(), packed.data(), packed.size() * 2);
+  std::vector<float> sizes;
+  for (const float v : w) sizes.push_back(std::fabs(v));
+  std::vector<std::unique_ptr<CodeAtoms>> coded(experts);
+  for (size_t e = 0; e < c.codes.size(); ++e) {
+    if (c.codes[e].plain()) continue;
+    const auto matrix = [&](size_t first, unsigned seed) {
+      CodedMatrix m = coded_matrix(c.codes[e], c.features, c.k, seed + unsigned(e));
+      std::copy(m.values.begin(), m.values.end(), w.begin() + std::ptrdiff_t(first * k));
+      std::copy(m.sizes.begin(), m.sizes.end(), sizes.begin() + std::ptrdiff_t(first * k));
+      return m;
+    };
+    const CodedMatrix low = matrix(e * rows, 10);
+    if (c.glu) {
+      const CodedMatrix high = matrix(e * rows + f, 100);
+      coded[e] = std::make_unique<CodeAtoms>(low.packed, high.packed);
+    } else {
+      coded[e] = std::make_unique<CodeAtoms>(low.packed);
+    }
+  }
   std::vector<float> first;
   uint64_t seed = 1;
   for (const Run& run : all_runs()) {
@@ -62,6 +84,16 @@ void check(const Case& c) {
       m[e].part_step = int64_t(atoms.size() / parts);
       m[e].format = c.exact ? AtomFormat::Bf16x3 : AtomFormat::Bf16;
     }
+    std::vector<emu::Buffer<U32x4>> code_atoms;
+    std::vector<emu::Buffer<unsigned char>> planes_of_codes;
+    for (size_t e = 0; e < experts; ++e) {
+      if (coded[e] == nullptr) continue;
+      code_atoms.push_back(gpu.constant(coded[e]->atoms, "codes"));
+      planes_of_codes.push_back(gpu.constant(coded[e]->scales, "scales"));
+      const unsigned char* const scales = planes_of_codes.back().data();
+      planes_of_codes.push_back(gpu.constant(coded[e]->zeros, "zeros"));
+      m[e] = coded[e]->view(code_atoms.back().data(), scales, planes_of_codes.back().data());
+    }
     auto dm = gpu.constant(m, "matrices");
     auto dx = gpu.array(planes, "x");
     auto dg = gpu.array(gather, "gather"), dof = gpu.array(offset, "offset");
@@ -73,6 +105,7 @@ void check(const Case& c) {
     args.k = c.k;
     args.features = c.features;
     args.glu = c.glu;
+    args.no_codes = c.codes.empty() && seed % 2 == 0;
     args.x = {dx.data(), int64_t(p * k), int(parts)};
     args.x_stride = c.k;
     args.offset = dof.data();
@@ -99,9 +132,9 @@ void check(const Case& c) {
     const auto sum = [&](size_t row, double* magnitude) {
       double s = 0;
       for (size_t i = 0; i < k; ++i) {
-        const double term = double(w[(e * rows + row) * k + i]) * x[size_t(gather[r]) * k + i];
-        s += term;
-        *magnitude += std::fabs(term);
+        const double value = x[size_t(gather[r]) * k + i];
+        s += value * w[(e * rows + row) * k + i];
+        *magnitude += std::fabs(value * sizes[(e * rows + row) * k + i]);
       }
       if (c.extras) *magnitude *= std::fabs(scale[r]);
       return c.extras ? s * scale[r] : s;
@@ -140,6 +173,21 @@ TEST_CASE("grouped_gemm: plain, gated, gather, empty experts, unaligned rows") {
 TEST_CASE("grouped_gemm: three parts are f32") {
   check({72, 24, {3, 0, 10}, true, true, true});
   check({40, 40, {7, 2}, false, true});
+}
+
+TEST_CASE("grouped_gemm: codes, every format in one layer") {
+  for (const int k : {320, 384, 40}) {
+    for (const bool exact : {false, true}) {
+      Case c{k, k == 384 ? 136 : 24, {0, 1, 3, 9, 2, 8, 4, 1, 17, 33, 2, 5, 3}};
+      c.codes = some_codes(k);
+      c.glu = k != 384;
+      c.exact = exact;
+      c.extras = exact;
+      check(c);
+    }
+  }
+  check({192, 24, {70, 129, 3}, false, false, true, {{WeightFormat::W4, 64, true}, {WeightFormat::T2}, {}}});
+  check({192, 24, {65, 130}, true, true, true, {{WeightFormat::W8, 32, true}, {WeightFormat::W4C, 16, false, 1}}});
 }
 
 TEST_CASE("grouped_gemm: no rows") { check({40, 24, {0, 0}}); }
