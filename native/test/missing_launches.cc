@@ -4,9 +4,6 @@
 
 namespace smoe::cu {
 
-__attribute__((weak)) int launch_grouped_gemm_hopper(Stream stream, const GroupedGemmArgs& args) {
-  return launch_grouped_gemm(stream, args);
-}
 __attribute__((weak)) int launch_attend_prefill(Stream, const AttendArgs&) { return 1; }
 __attribute__((weak)) int launch_sample(Stream, const SampleArgs&) { return 1; }
 
