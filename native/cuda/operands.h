@@ -15,9 +15,14 @@ struct Planes {
 };
 
 // How the elements of an atom are coded. Bf16x3 is an f32 matrix as three Bf16 matrices, one after the other, in the
-// order of their parts. What every other format means is in formats/quantized.h; atoms in kernels/experts/atoms.h.
+// order of their parts. In the others a code stands for a value that bf16 holds exactly:
+// W8 u - 128, W4 u - 8, T2 u - 1, F8 and Mxfp4 the float; an element is mul * scale * (value - zero). Which formats of
+// formats/quantized.h are kept as which, kernels/experts/pack_atoms.h says; atoms are in kernels/experts/atoms*.h.
 enum class AtomFormat : int { Bf16 = 0, Bf16x3 = 1, W8 = 2, W4 = 3, T2 = 4, F8 = 5, Mxfp4 = 6 };
 constexpr int kAtomFormats = 7;
+
+// Element of a scale or zero plane. E8m0: a byte e that stands for 2^(e - 127), scales only.
+enum class ScaleType : int { F32 = 0, F16 = 1, E8m0 = 2 };
 
 // A packed matrix [rows, cols]: row blocks of 16 rows, each a run of atoms along the columns. In a gated expert's
 // gate-and-up matrix a block is 8 gate rows and the 8 up rows of the same features, so rows = 2 * ceil8(width).
@@ -25,10 +30,11 @@ constexpr int kAtomFormats = 7;
 struct AtomMatrix {
   const U32x4* atoms = nullptr;  // [row blocks][atoms along K][32 lanes]
   int64_t part_step = 0;         // Bf16x3: U32x4 elements from one part to the next
-  const void* scales = nullptr;  // [row blocks][groups][16]; type by format
+  const void* scales = nullptr;  // [row blocks][groups][16], groups of whole atoms: ceil(atoms along K / group)
   const void* zeros = nullptr;   // as scales, or null: symmetric
   AtomFormat format = AtomFormat::Bf16;
-  int group = 0;  // columns per scale; 0: one per row
+  ScaleType scale_type = ScaleType::F32;
+  int group = 0;  // columns per scale, a multiple of 32 (Mxfp4: of 16); 0: one per row
   float mul = 1;  // factor of every scale
 };
 

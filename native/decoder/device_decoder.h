@@ -31,6 +31,7 @@ class DeviceDecoder {
   const std::shared_ptr<Device>& device() const;
   // The configuration of the ends and of every layer added; its matrices are empty.
   const Decoder& shape() const;
+  // Neither while a call runs.
   size_t bytes() const;          // weights on the device
   size_t scratch_bytes() const;  // beside them, kept between calls
   // For the layers added so far.

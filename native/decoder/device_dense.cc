@@ -47,8 +47,7 @@ Status many_units(const DevicePass& pass, const DeviceDense& dense, const cu::Pl
   up.max_groups = 1;
   up.out = units;
   up.blocks = pass.sms();
-  SMOE_ENQUEUE(*pass.device, grouped_gemm, up);
-  return Status();
+  return launch(*pass.device, grouped_gemm(*pass.device, dense.bf16_only), up, "grouped_gemm");
 }
 
 }  // namespace

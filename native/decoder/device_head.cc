@@ -59,10 +59,10 @@ Status copy_rows(const DeviceModel& model, const DeviceHeadArgs& args, int64_t f
   const size_t row_bytes = static_cast<size_t>(vocab) * sizeof(float);
   if (wanted.logits != nullptr) {
     SMOE_RETURN_IF_ERROR(
-        device.copy_out(wanted.logits + first * vocab, block.logits, static_cast<size_t>(rows) * row_bytes));
+        device.copy_out_later(wanted.logits + first * vocab, block.logits, static_cast<size_t>(rows) * row_bytes));
   }
   if (wanted.last_logits != nullptr && first + rows == wanted.rows) {
-    SMOE_RETURN_IF_ERROR(device.copy_out(wanted.last_logits, block.logits + (rows - 1) * vocab, row_bytes));
+    SMOE_RETURN_IF_ERROR(device.copy_out_later(wanted.last_logits, block.logits + (rows - 1) * vocab, row_bytes));
   }
   if (wanted.nll == nullptr) return Status();
   cu::NllArgs nll;
@@ -72,7 +72,7 @@ Status copy_rows(const DeviceModel& model, const DeviceHeadArgs& args, int64_t f
   nll.vocab = vocab;
   nll.nll = block.nll;
   SMOE_ENQUEUE(device, nll, nll);
-  return device.copy_out(wanted.nll + first, block.nll, static_cast<size_t>(rows) * sizeof(double));
+  return device.copy_out_later(wanted.nll + first, block.nll, static_cast<size_t>(rows) * sizeof(double));
 }
 
 }  // namespace

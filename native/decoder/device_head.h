@@ -15,7 +15,7 @@ struct DeviceHeadArgs {
 
 // Scratch for `rows` rows, whatever is wanted of them.
 size_t head_bytes(const DeviceModel& model, int64_t rows);
-// Launches, and where host memory is to be filled copies that wait for them: without, it can be captured.
+// Launches, and copies to the host that arrive when the device is next synchronized: without those it can be captured.
 Status enqueue_head(const DeviceModel& model, const DeviceHeadArgs& args, DeviceArena scratch);
 
 }  // namespace smoe

@@ -16,7 +16,7 @@ struct DeviceLayersArgs {
   DeviceHeadArgs head;
 };
 
-// Launches alone, unless something is traced or copied to the host: without, it can be captured.
+// Launches, and what enqueue_head() and a trace copy to the host, which arrives when the device is next synchronized.
 Status enqueue_layers(const DeviceModel& model, const DeviceLayersArgs& args);
 
 }  // namespace smoe

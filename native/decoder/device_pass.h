@@ -2,7 +2,7 @@
 #pragma once
 
 #include "device/arena.h"
-#include "device/device.h"
+#include "device/launch.h"
 #include "device/matrix.h"
 
 namespace smoe {
@@ -35,10 +35,6 @@ inline cu::Planes take_planes(DeviceArena* arena, int64_t elements, int parts) {
   return {arena->take<cu::bf16>(elements * parts), elements, parts};
 }
 
-template <class Args>
-Status launch(Device& device, cu::CudaError (*entry)(void*, const Args*), const Args& args, const char* name) {
-  return device.check(entry(device.stream(), &args), name);
-}
 #define SMOE_ENQUEUE(device, name, args) SMOE_RETURN_IF_ERROR(launch(device, (device).table().name, args, #name))
 
 // x times one matrix, or several side by side: fills in what follows from the matrix and the number of rows. Real rows

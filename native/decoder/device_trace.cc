@@ -30,7 +30,8 @@ size_t DeviceTrace::bytes_for(const DeviceModel& model, int64_t rows) {
 
 template <class T>
 Status DeviceTrace::copy(std::vector<T>* to, const T* from, int64_t width) {
-  return model_.device->copy_out(to->data() + first_ * width, from, static_cast<size_t>(rows_ * width) * sizeof(T));
+  return model_.device->copy_out_later(to->data() + first_ * width, from,
+                                       static_cast<size_t>(rows_ * width) * sizeof(T));
 }
 
 Status DeviceTrace::begin(int moe_index, DeviceMoeLayer::Rows* args) {

@@ -1,4 +1,4 @@
-// Traces of MoE layers on a device: what trace.cc does, layer by layer copied out.
+// Traces of MoE layers on a device: what trace.cc does, layer by layer copied out (Device::copy_out_later).
 #pragma once
 
 #include "decoder/device_rows.h"

@@ -154,12 +154,29 @@ Status pack_quantized(const QuantizedMatrix& source, PackedMatrix* out) {
   return Status();
 }
 
+void unpack_codes(const PackedMatrix& matrix, int64_t row, uint8_t* codes) {
+  const FormatInfo& info = *format_info(matrix.format);
+  info.unpack(matrix.tile(row / kTileRows), static_cast<int>(row % kTileRows), matrix.chunks() * matrix.chunk_cols(),
+              codes);
+}
+
+void unpack_scales(const PackedMatrix& matrix, int64_t row, float* scales, float* zeros) {
+  const int64_t tile = row / kTileRows;
+  const void* const own_zeros = matrix.tile_zeros(tile);
+  for (int64_t group = 0; group < matrix.groups(); ++group) {
+    const size_t at = static_cast<size_t>(group * kTileRows + row % kTileRows);
+    scales[group] = load_plane_value(matrix.tile_scales(tile), at, matrix.scale_type);
+    if (zeros == nullptr) continue;
+    zeros[group] = own_zeros == nullptr ? 0 : load_plane_value(own_zeros, at, matrix.zero_type);
+  }
+}
+
 void unpack_quantized_row(const PackedMatrix& matrix, int64_t row, float* out) {
   const FormatInfo& info = *format_info(matrix.format);
   const int64_t tile = row / kTileRows, padded = matrix.chunks() * matrix.chunk_cols(), groups = matrix.groups();
   const int lane = static_cast<int>(row % kTileRows);
   std::vector<uint8_t> codes(static_cast<size_t>(padded));
-  info.unpack(matrix.tile(tile), lane, padded, codes.data());
+  unpack_codes(matrix, row, codes.data());
   const auto at = [&](int64_t plane, int64_t k) {
     return static_cast<size_t>((plane * groups + k / matrix.group) * kTileRows + lane);
   };

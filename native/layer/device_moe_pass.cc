@@ -265,12 +265,7 @@ Status DeviceMoePass::gate_up(const DeviceFfn& ffn, const cu::DispatchBits& plan
   return launch(table().gate_up, args, "gate and up projections");
 }
 
-// wgmma takes bf16 alone.
-DeviceMoePass::Gemm DeviceMoePass::gemm(const DeviceFfn& ffn) const {
-  const cu::CudaDeviceInfo& info = w_.device->info();
-  const bool hopper = info.major == 9 && info.minor == 0 && w_.bf16_only(ffn);
-  return hopper ? table().grouped_gemm_hopper : table().grouped_gemm;
-}
+GroupedGemm DeviceMoePass::gemm(const DeviceFfn& ffn) const { return grouped_gemm(*w_.device, w_.bf16_only(ffn)); }
 cu::GroupedGemmArgs DeviceMoePass::any_gemm(const DeviceFfn& ffn, const int32_t* offset, int64_t most) const {
   cu::GroupedGemmArgs args;
   args.experts = ffn.experts;

@@ -1,6 +1,7 @@
 // One pass of a MoE layer on a device: the arguments of its launches.
 #pragma once
 
+#include "device/launch.h"
 #include "layer/device_moe_layer.h"
 #include "layer/device_moe_scratch.h"
 #include "layer/device_moe_weights.h"
@@ -20,8 +21,6 @@ class DeviceMoePass {
   Status experts_many();  // P3, P4 and P5
 
  private:
-  using Gemm = cu::CudaError (*)(void* stream, const cu::GroupedGemmArgs* args);
-
   const cu::CudaTable& table() const { return w_.device->table(); }
   int grid() const { return 2 * w_.device->info().sms; }  // two blocks share an SM
   bool given() const { return rows_.given_ids != nullptr; }
@@ -34,13 +33,13 @@ class DeviceMoePass {
 
   template <class Args>
   Status launch(cu::CudaError (*entry)(void*, const Args*), const Args& args, const char* what) {
-    return w_.device->check(entry(w_.device->stream(), &args), what);
+    return smoe::launch(*w_.device, entry, args, what);
   }
   Status write_count(int32_t* to);
   Status gate_up(const DeviceFfn& ffn, const cu::DispatchBits& plan, const cu::Planes& h);
   cu::RouteDispatchArgs router_of_few() const;
   cu::RouteManyArgs router_of_many() const;
-  Gemm gemm(const DeviceFfn& ffn) const;
+  GroupedGemm gemm(const DeviceFfn& ffn) const;
   cu::GroupedGemmArgs any_gemm(const DeviceFfn& ffn, const int32_t* offset, int64_t most) const;
   cu::GroupedGemmArgs up_gemm(const DeviceFfn& ffn, const int32_t* offset, int64_t most) const;
   cu::GroupedGemmArgs down_gemm(const DeviceFfn& ffn, const cu::Planes& h, const int32_t* offset, int64_t most) const;

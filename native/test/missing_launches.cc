@@ -4,7 +4,6 @@
 
 namespace smoe::cu {
 
-__attribute__((weak)) int launch_attend_prefill(Stream, const AttendArgs&) { return 1; }
 __attribute__((weak)) int launch_sample(Stream, const SampleArgs&) { return 1; }
 
 }  // namespace smoe::cu

@@ -91,13 +91,15 @@ def run_sanitizer(context, program):
     env = {"SMOE_TEST_NO_MARGIN": "1"}
     results = []
     for checker in ("memcheck", "racecheck", "synccheck"):
-        wrapper = [tool, "--tool", checker, "--error-exitcode", "9", "--print-limit", "5"]
-        # racecheck says "hazard" for what another warp may see; what it calls INFO is no finding.
+        log = context.build / f"{checker}.log"
+        wrapper = [tool, "--tool", checker, "--error-exitcode", "9", "--print-limit", "5", "--log-file", log]
         for source, name in cases:
             if clock() <= 0:
                 results.append({"file": f"{checker} {source}", "status": "timed out", "cases": []})
                 continue
             entry = suites.run_file(program, source, clock(), env, wrapper, suites.pattern(name))
+            if entry["status"] == "failed" and log.exists():
+                entry["error"] = log.read_text(errors="replace")[:3000]
             results.append({**entry, "file": f"{checker} {source}", "case": name})
     return suites.summary(results)
 

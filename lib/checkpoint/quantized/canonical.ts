@@ -89,7 +89,7 @@ export function canonicalWeights(
   return {
     find(name, shape) {
       const place = places.get(name)
-      return place === undefined ? undefined : source(checkpoint, place, shape)
+      return place === undefined ? undefined : source(checkpoint, name, place, shape)
     },
   }
 }
@@ -101,7 +101,7 @@ function readIds(checkpoint: Checkpoint, name: string): Int32Array {
   return new Int32Array(bytes.buffer, bytes.byteOffset, entry.shape[0])
 }
 
-function source(checkpoint: Checkpoint, place: Place, shape: readonly number[]): TensorSource {
+function source(checkpoint: Checkpoint, name: string, place: Place, shape: readonly number[]): TensorSource {
   const { stem, format, index, count } = place
   const [rows, cols] = shape as [number, number]
   // Everything is found and its size checked now, so that a damaged file is refused before anything is loaded.
@@ -149,7 +149,7 @@ function source(checkpoint: Checkpoint, place: Place, shape: readonly number[]):
     }
     return native().QuantizedMatrix.from(parts, cancel)
   }
-  return new PendingWeight([...shape], make).asSource()
+  return new PendingWeight(name, [...shape], make).asSource()
 }
 
 function stacked(

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/experts/code_place.h"
+
 namespace smoe::bench {
 namespace {
 
@@ -15,14 +17,18 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t gate_up_blocks(const MoeShape& s) { return ceil_div(s.width, 8); }
 int64_t down_blocks(const MoeShape& s) { return ceil_div(s.hidden, 16); }
 
+int64_t atoms_in_row(const WeightFormatSpec& f, int64_t cols) { return ceil_div(cols, atom_cols(f.format)); }
+
 int64_t atom_bytes(const WeightFormatSpec& f, int64_t blocks, int64_t cols) {
-  return blocks * ceil_div(cols, f.atom_cols) * kAtomBytes;
+  return blocks * atoms_in_row(f, cols) * kAtomBytes;
 }
+
+int scale_size(ScaleType type) { return type == ScaleType::F32 ? 4 : type == ScaleType::F16 ? 2 : 1; }
 
 // Groups of whole atoms.
 int64_t scale_bytes(const WeightFormatSpec& f, int64_t blocks, int64_t cols) {
-  const int64_t padded = ceil_div(cols, f.atom_cols) * f.atom_cols;
-  return blocks * (f.group > 0 ? ceil_div(padded, f.group) : 1) * 16 * f.scale_bytes;
+  if (f.group == 0) return 0;
+  return blocks * ceil_div(atoms_in_row(f, cols) * atom_cols(f.format), f.group) * 16 * scale_size(f.scale_type);
 }
 
 Fill fill_of(AtomFormat format) {
@@ -54,8 +60,10 @@ float code_deviation(AtomFormat format) {
   }
 }
 
-// The bits of 1 in the format's scale type, in every element of a word.
-uint32_t scale_word(int bytes) { return bytes == 4 ? 0x3F800000u : bytes == 2 ? 0x3C003C00u : 0x7F7F7F7Fu; }
+// The bits of 1 in every element of a word.
+uint32_t scale_word(ScaleType type) {
+  return type == ScaleType::F32 ? 0x3F800000u : type == ScaleType::F16 ? 0x3C003C00u : 0x7F7F7F7Fu;
+}
 
 }  // namespace
 
@@ -72,16 +80,17 @@ ExpertStack::ExpertStack(BenchDevice& device, const WeightFormatSpec& format, in
   fill.kind = fill_of(format.format);
   fill.scale = deviation * std::sqrt(3.0f);  // uniform numbers in +-s deviate by s / sqrt(3)
   device.ok(fill_random(device.stream(), fill));
-  if (format.scale_bytes > 0) {
+  if (format.group > 0) {
     device.ok(fill_random(device.stream(), {reinterpret_cast<uint32_t*>(scales_.data()), scales_.size() / 4,
-                                            scale_word(format.scale_bytes), Fill::Word, 1}));
+                                            scale_word(format.scale_type), Fill::Word, 1}));
   }
   for (int e = 0; e < experts; ++e) {
     AtomMatrix matrix;
     matrix.atoms = reinterpret_cast<const U32x4*>(atoms_.data() + e * atom_bytes(format, row_blocks, cols));
     matrix.format = format.format;
-    if (format.scale_bytes > 0) {
+    if (format.group > 0) {
       matrix.scales = scales_.data() + e * scale_bytes(format, row_blocks, cols);
+      matrix.scale_type = format.scale_type;
       matrix.group = format.group;
       matrix.mul = deviation / code_deviation(format.format);
     }

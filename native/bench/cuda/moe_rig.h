@@ -20,10 +20,9 @@ const std::vector<MoeShape>& bench_shapes();
 struct WeightFormatSpec {
   const char* name;
   cu::AtomFormat format;
-  int bits;  // of a code
-  int atom_cols;
-  int group;        // columns per scale; 0: one per row, or no scales at all
-  int scale_bytes;  // 0: none
+  int group;  // columns per scale; 0: no scales
+  cu::ScaleType scale_type;
+  bool prefill;  // the grouped GEMMs have it
 };
 const std::vector<WeightFormatSpec>& bench_formats();
 

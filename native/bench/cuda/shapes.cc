@@ -15,7 +15,12 @@ const std::vector<MoeShape>& bench_shapes() {
 
 const std::vector<WeightFormatSpec>& bench_formats() {
   static const std::vector<WeightFormatSpec> formats = {
-      {"bf16", cu::AtomFormat::Bf16, 16, 16, 0, 0},
+      {"bf16", cu::AtomFormat::Bf16, 0, cu::ScaleType::F32, true},
+      {"w4", cu::AtomFormat::W4, 128, cu::ScaleType::F16, false},
+      {"w8", cu::AtomFormat::W8, 128, cu::ScaleType::F16, false},
+      {"mxfp4", cu::AtomFormat::Mxfp4, 32, cu::ScaleType::E8m0, false},
+      {"f8", cu::AtomFormat::F8, 128, cu::ScaleType::F32, false},
+      {"t2", cu::AtomFormat::T2, 128, cu::ScaleType::F16, false},
   };
   return formats;
 }

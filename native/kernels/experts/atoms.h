@@ -1,6 +1,6 @@
 // Packed weights of the CUDA kernels: 512-byte atoms in the order of mma A fragments (specs/cuda-kernels.md 2.1). A
 // bf16 atom is 16 rows x 16 columns; lane l owns bytes [16 l, 16 l + 16), which are its registers a0..a3. Memory order
-// is [expert][row block of 16][atom along K]. Rows and columns past the matrix are zero.
+// is [expert][row block of 16][atom along K]. Rows and columns past the matrix are zero. Atoms of codes: code_atoms.h.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,7 @@ namespace smoe::cu {
 
 constexpr int kAtomRows = 16, kAtomCols = 16, kAtomElements = kAtomRows * kAtomCols;
 
-SMOE_HD constexpr int64_t atoms_along(int64_t k) { return (k + kAtomCols - 1) / kAtomCols; }
+SMOE_HD constexpr int64_t atoms_along(int64_t k, int cols = kAtomCols) { return (k + cols - 1) / cols; }
 
 // Gate and up rows of a GLU expert share a block, 8 + 8: accumulator rows g and g + 8 of a lane are then gate and up of
 // one feature.

@@ -39,8 +39,8 @@ SMOE_DEVICE void scatter_weighted(const DownCombineArgs& args, uint64_t mask, in
   }
 }
 
-// NT: as in gate_up. One block per row block of W2.
-template <int NT, bool bf16_only>
+// NT, bf16_only, XP: as in gate_up. One block per row block of W2.
+template <int NT, bool bf16_only, int XP>
 SMOE_KERNEL(kExpertThreads, 1)
 down_combine(DownCombineArgs args) {
   SMOE_SMEM_DYN(float, masters);  // [warps][8 NT tokens][16]
@@ -48,8 +48,7 @@ down_combine(DownCombineArgs args) {
   for (int i = lane(); i < NT * 8 * kAtomRows; i += 32) sts(master + i, 0.0f);
   pdl_wait();
   sync_warp();
-  const int64_t atoms = atoms_along(args.width), column0 = int64_t{bid()} * kAtomRows;
-  const int64_t k_begin = atoms * warp() / kExpertWarps, k_end = atoms * (warp() + 1) / kExpertWarps;
+  const int64_t column0 = int64_t{bid()} * kAtomRows;
   const int active = ldg(args.plan.active_count);
   for (int i = 0; i < active; ++i) {
     const int expert = ldg(args.plan.active + i);
@@ -62,8 +61,8 @@ down_combine(DownCombineArgs args) {
       row[tile] = n < count ? args.h.data + off(row0 + n, args.width) : nullptr;
     }
     float acc[NT][4] = {};
-    multiply_rows<NT, bf16_only>(expert_atoms<bf16_only>(args.weights + expert), off(bid(), atoms), k_begin, k_end,
-                                 (count + 7) / 8, row, args.h, args.width, acc);
+    multiply_rows<NT, bf16_only, XP>(load_matrix<bf16_only>(args.weights + expert), bid(), (count + 7) / 8, row, args.h,
+                                     args.width, acc);
     scatter_weighted<NT>(args, mask, count, row0, expert, column0, acc, master);
     sync_warp();  // another lane may hold the same token next
   }

@@ -3,10 +3,8 @@
 // whose scheme of gate_up.cuh this is). x is read where it lies, from L1 after the first unit.
 #pragma once
 
-#include "cuda/cu.h"
-#include "kernels/experts/atoms.h"
-#include "kernels/experts/expert_args.h"
 #include "kernels/experts/linear_store.cuh"
+#include "kernels/experts/multiply_codes.cuh"
 
 namespace smoe::cu {
 
@@ -50,29 +48,54 @@ SMOE_DEVICE void linear_step(const LinearArgs& args, const U32x4* atoms, const b
   }
 }
 
-// NT: token tiles of eight; WP, XP: parts of the weights and of x.
-template <int NT, int WP, int XP>
+// Weights in WP parts of bf16.
+template <int WP>
+struct LinearParts {
+  template <int NT, int XP>
+  SMOE_DEVICE static void multiply(const LinearArgs& args, int64_t unit, const bf16* x, int count,
+                                   float (&acc)[NT][4]) {
+    const int64_t atoms = atoms_along(args.k), begin = atoms * warp() / kLinearWarps,
+                  end = atoms * (warp() + 1) / kLinearWarps;
+    const int64_t whole = args.k / kAtomCols < end ? args.k / kAtomCols : end;
+    const U32x4* const weights = args.weight.atoms + off(unit, atoms) * 32;
+    SMOE_UNROLL4
+    for (int64_t atom = begin; atom < whole; ++atom) linear_step<NT, WP, XP, false>(args, weights, x, atom, count, acc);
+    if (whole < end) linear_step<NT, WP, XP, true>(args, weights, x, whole, count, acc);
+  }
+};
+
+// Weights as codes.
+template <class Codes>
+struct LinearCodes {
+  template <int NT, int XP>
+  SMOE_DEVICE static void multiply(const LinearArgs& args, int64_t unit, const bf16* x, int count,
+                                   float (&acc)[NT][4]) {
+    const bf16* row[NT];
+    SMOE_UNROLL
+    for (int tile = 0; tile < NT; ++tile) {
+      row[tile] = tile * 8 + lane() / 4 < count ? x + off(8 * tile, args.x_stride) : nullptr;
+    }
+    multiply_codes<Codes, NT, XP>(args.weight, unit, warp(), kLinearWarps, (count + 7) / 8, row, args.x.step, args.k,
+                                  acc);
+  }
+};
+
+// NT: token tiles of eight; XP: parts of x.
+template <class Weights, int NT, int XP>
 SMOE_KERNEL(kLinearThreads, 1)
 linear_rows(LinearArgs args) {
   SMOE_SMEM_DYN(float, partial);  // [2][warps][NT][16 features][pitch]
   pdl_wait();
   const int count = static_cast<int>(linear_tokens(args));
   if (count <= 0) return;
-  const int64_t blocks = row_blocks(args.rows), atoms = atoms_along(args.k), units = off(args.batch, blocks);
+  const int64_t blocks = row_blocks(args.rows), units = off(args.batch, blocks);
   const int64_t first = units * bid() / nblocks(), stop = units * (bid() + 1) / nblocks();
-  const int64_t k_begin = atoms * warp() / kLinearWarps, k_end = atoms * (warp() + 1) / kLinearWarps;
-  const int64_t whole = args.k / kAtomCols < k_end ? args.k / kAtomCols : k_end;
   for (int64_t unit = first; unit < stop; ++unit) {
     const int map = static_cast<int>(unit / blocks);
     const int64_t block = unit % blocks;
-    const U32x4* const weights = args.weight.atoms + off(unit, atoms) * 32;
     const bf16* const x = args.x.data + off(lane() / 4, args.x_stride) + off(map, args.x_step);
     float acc[NT][4] = {};
-    SMOE_UNROLL4
-    for (int64_t atom = k_begin; atom < whole; ++atom) {
-      linear_step<NT, WP, XP, false>(args, weights, x, atom, count, acc);
-    }
-    if (whole < k_end) linear_step<NT, WP, XP, true>(args, weights, x, whole, count, acc);
+    Weights::template multiply<NT, XP>(args, unit, x, count, acc);
     // Two buffers: the warps that are done with this unit may already write the next one's sums, and no further.
     float* const sums = partial + (unit & 1) * kLinearWarps * NT * kLinearTile;
     SMOE_UNROLL

@@ -129,7 +129,7 @@ void check_values(const ExpertInputs& in, const Step& s, const std::vector<float
           const size_t w = (in.size(e) * in.size(in.c.hidden) + in.size(c)) * in.size(in.c.width) + in.size(k);
           const double product = static_cast<double>(in.down[w]) * h[in.size(row * in.c.width + k)];
           sum += product;
-          sum_abs += std::fabs(product);
+          sum_abs += std::fabs(in.down_size[w] * h[in.size(row * in.c.width + k)]);
         }
         y += weight * sum;
         magnitude += std::fabs(weight) * sum_abs;
@@ -140,7 +140,7 @@ void check_values(const ExpertInputs& in, const Step& s, const std::vector<float
         magnitude += std::fabs(add);
       }
       // f32 sums of `width` products per warp, then over experts and warps. Exact: as in gate_up_test.cc.
-      const bool exact = in.c.x_parts == 3 && in.c.w_parts == 3;
+      const bool exact = in.exact();
       const double bound = in.c.sparse ? std::ldexp(1.0, -21)
                            : exact     ? 2e-6
                                        : (in.c.width + 2 * in.c.slots + 16) * std::ldexp(1.0, -24);
@@ -240,6 +240,26 @@ TEST_CASE("down_combine: parts") {
   ExpertCase wide{64, 3, 1, 24, 72, seed};
   wide.x_parts = wide.w_parts = 3;
   check(wide, plain(ResidualKind::Update), false);
+}
+
+TEST_CASE("down_combine: codes, every format in one layer, groups and rows, whole atoms and not") {
+  unsigned seed = 400;
+  for (const int x_parts : {1, 3}) {
+    for (const int width : {320, 384, 40}) {
+      ExpertCase c{width == 320 ? 9 : 5, 13, 5, 40, width, seed++};
+      c.down_codes = some_codes(width);
+      c.x_parts = x_parts;
+      c.w_parts = x_parts;
+      c.biases = true;
+      check(c, plain(ResidualKind::Add), width == 320);
+    }
+  }
+  for (const int x_parts : {1, 3}) {
+    ExpertCase many{40, 3, 2, 24, 192, seed++};
+    many.down_codes = {{WeightFormat::W4, 64, true}, {WeightFormat::T2}, {WeightFormat::F8, 64}};
+    many.x_parts = x_parts;
+    check(many, plain(ResidualKind::Update), false);
+  }
 }
 
 TEST_CASE("down_combine: nothing to do") {

@@ -1,6 +1,9 @@
 // Random experts and routes for the tests of K2 and K3, with references in double.
 #pragma once
 
+#include <memory>
+
+#include "coded_matrix.h"
 #include "gpu.h"
 #include "kernels/dispatch/dispatch.h"
 #include "kernels/experts/atoms.h"
@@ -18,6 +21,8 @@ struct ExpertCase {
   // Parts of activations and of weights; with three weight parts, expert 1 is in bf16 all the same.
   int x_parts = 1, w_parts = 1;
   bool sparse = false;  // one element of a row of activations is not zero: no product hides among the others
+  // By expert; past the end, and where a spec is plain: bf16 or parts. Gate and up share a spec.
+  std::vector<CodeSpec> gate_up_codes = {}, down_codes = {};
 };
 
 // Values as a kernel gets them: `parts` planes, whose sums are the values up to what lies below the last.
@@ -32,6 +37,9 @@ inline std::vector<bf16> planes_of(const std::vector<float>& values, int parts) 
 struct ExpertInputs {
   ExpertCase c;
   std::vector<float> x, gate, up, down;  // bf16 values where there is one part
+  // What the rounding of a sum is relative to, |weight| but for codes (coded_matrix.h).
+  std::vector<float> gate_size, up_size, down_size;
+  std::vector<std::shared_ptr<const PackedMatrix>> gate_packed, up_packed, down_packed;  // by expert; null: no codes
   std::vector<float> gate_bias, up_bias, down_bias, weights;
   std::vector<int32_t> ids, offset, token, slot, position;
 
@@ -43,6 +51,9 @@ struct ExpertInputs {
     gate = matrices(c.seed + 1, c.hidden);
     up = matrices(c.seed + 2, c.hidden);
     down = matrices(c.seed + 3, c.width);
+    code(c.gate_up_codes, c.seed + 9, c.width, c.hidden, &gate, &gate_size, &gate_packed);
+    code(c.gate_up_codes, c.seed + 90, c.width, c.hidden, &up, &up_size, &up_packed);
+    code(c.down_codes, c.seed + 900, c.hidden, c.width, &down, &down_size, &down_packed);
     gate_bias = random_floats(e * i, c.seed + 4, 0.3f);
     up_bias = random_floats(e * i, c.seed + 5, 0.3f);
     down_bias = random_floats(e * h, c.seed + 6, 0.3f);
@@ -71,7 +82,23 @@ struct ExpertInputs {
     }
   }
   int weight_parts(int expert) const { return expert == 1 ? 1 : c.w_parts; }
-  bool bf16_only() const { return c.x_parts == 1 && c.w_parts == 1; }
+  bool bf16_only() const { return c.x_parts == 1 && c.w_parts == 1 && c.gate_up_codes.empty() && c.down_codes.empty(); }
+  // Whether x and the weights lose nothing to bf16.
+  bool exact() const { return c.x_parts == 3 && (c.w_parts == 3 || !c.gate_up_codes.empty() || !c.down_codes.empty()); }
+  static void code(const std::vector<CodeSpec>& specs, unsigned seed, int rows, int cols, std::vector<float>* values,
+                   std::vector<float>* sizes, std::vector<std::shared_ptr<const PackedMatrix>>* packed) {
+    sizes->clear();
+    for (const float value : *values) sizes->push_back(std::fabs(value));
+    packed->resize(values->size() / (size(rows) * size(cols)));
+    for (size_t e = 0; e < specs.size(); ++e) {
+      if (specs[e].plain()) continue;
+      CodedMatrix m = coded_matrix(specs[e], rows, cols, seed + static_cast<unsigned>(e));
+      const auto first = static_cast<std::ptrdiff_t>(e * size(rows) * size(cols));
+      std::copy(m.values.begin(), m.values.end(), values->begin() + first);
+      std::copy(m.sizes.begin(), m.sizes.end(), sizes->begin() + first);
+      (*packed)[e] = std::make_shared<PackedMatrix>(std::move(m.packed));
+    }
+  }
   std::vector<float> matrices(unsigned seed, int cols) const {
     const size_t each = size(c.width) * size(c.hidden);
     auto values = random_floats(size(c.experts) * each, seed, 1 / std::sqrt(static_cast<float>(cols)));
@@ -102,8 +129,8 @@ struct ExpertInputs {
         const double xk = scale * x[size(t * c.hidden + k)];
         g += gate[at] * xk;
         u += up[at] * xk;
-        g_abs += std::fabs(gate[at] * xk);
-        u_abs += std::fabs(up[at] * xk);
+        g_abs += std::fabs(gate_size[at] * xk);
+        u_abs += std::fabs(up_size[at] * xk);
       }
       (*h)[size(i)] = c.glu ? reference::glu(c.activation, g, u) : reference::activate(c.activation.kind, u);
       // |act(g)| <= |g| (1 + |g| for Relu2) and |act'| <= 1.2 (2 |g| for Relu2), relative to the sums of magnitudes;
@@ -116,42 +143,42 @@ struct ExpertInputs {
 };
 
 // The experts' matrices on the device. They lie in descending order, so that only the table leads to them.
-struct ExpertMatrices {
-  emu::Buffer<U32x4> atoms;
+class ExpertMatrices {
+  std::vector<emu::Buffer<U32x4>> atoms_;
+  std::vector<emu::Buffer<unsigned char>> planes_;
+
+ public:
   emu::Buffer<AtomMatrix> table;
 
-  // pack(expert, parts, out)
-  template <class Pack>
-  ExpertMatrices(Gpu& gpu, const ExpertInputs& in, Pack pack, const char* name)
-      : atoms(gpu.constant(packed(in, pack), name)), table(gpu.constant(entries(in, atoms), "matrices")) {}
+  // pack(expert, parts, out): bf16 parts; codes(expert): of what has them, else null.
+  template <class Pack, class Codes>
+  ExpertMatrices(Gpu& gpu, const ExpertInputs& in, Pack pack, Codes codes, const char* name)
+      : table(gpu.constant(entries(gpu, in, pack, codes, name), "matrices")) {}
 
  private:
-  template <class Pack>
-  static std::vector<U32x4> packed(const ExpertInputs& in, Pack pack) {
-    std::vector<bf16> all;
-    for (int e = in.c.experts - 1; e >= 0; --e) pack(e, in.weight_parts(e), &all);
-    return as_atoms(all);
-  }
-  static std::vector<U32x4> as_atoms(const std::vector<bf16>& packed) {
-    std::vector<U32x4> out(packed.size() / 8);
-    if (!out.empty()) std::memcpy(out.data(), packed.data(), packed.size() * sizeof(bf16));
-    return out;
-  }
-  // Every part of every matrix has the same size.
-  static std::vector<AtomMatrix> entries(const ExpertInputs& in, emu::Buffer<U32x4>& atoms) {
-    std::vector<AtomMatrix> out(ExpertInputs::size(in.c.experts));
-    int parts = 0, before = 0;
-    for (int e = 0; e < in.c.experts; ++e) parts += in.weight_parts(e);
-    const size_t step = parts == 0 ? 0 : atoms.size() / ExpertInputs::size(parts);
+  template <class Pack, class Codes>
+  std::vector<AtomMatrix> entries(Gpu& gpu, const ExpertInputs& in, Pack pack, Codes codes, const char* name) {
+    std::vector<AtomMatrix> entries(ExpertInputs::size(in.c.experts));
     for (int e = in.c.experts - 1; e >= 0; --e) {
-      AtomMatrix& matrix = out[ExpertInputs::size(e)];
-      matrix.atoms = atoms.data() + ExpertInputs::size(before) * step;
-      before += in.weight_parts(e);
+      AtomMatrix& matrix = entries[ExpertInputs::size(e)];
+      if (const std::unique_ptr<CodeAtoms> coded = codes(e)) {
+        atoms_.push_back(gpu.constant(coded->atoms, name));
+        planes_.push_back(gpu.constant(coded->scales, "scales"));
+        planes_.push_back(gpu.constant(coded->zeros, "zeros"));
+        matrix = coded->view(atoms_.back().data(), planes_[planes_.size() - 2].data(), planes_.back().data());
+        continue;
+      }
+      std::vector<bf16> packed;
+      pack(e, in.weight_parts(e), &packed);
+      std::vector<U32x4> words(packed.size() / 8);
+      if (!words.empty()) std::memcpy(words.data(), packed.data(), packed.size() * sizeof(bf16));
+      atoms_.push_back(gpu.constant(words, name));
+      matrix.atoms = atoms_.back().data();
       if (in.weight_parts(e) == 1) continue;
       matrix.format = AtomFormat::Bf16x3;
-      matrix.part_step = static_cast<int64_t>(step);
+      matrix.part_step = static_cast<int64_t>(words.size() / 3);
     }
-    return out;
+    return entries;
   }
 };
 
@@ -167,7 +194,12 @@ inline ExpertMatrices gate_up_matrices(Gpu& gpu, const ExpertInputs& in) {
       pack_rows(in.c.width, h, parts, up, out);
     }
   };
-  return ExpertMatrices(gpu, in, pack, "gate and up");
+  const auto codes = [&](int e) -> std::unique_ptr<CodeAtoms> {
+    if (in.gate_packed[in.size(e)] == nullptr) return nullptr;
+    const PackedMatrix &gate = *in.gate_packed[in.size(e)], &up = *in.up_packed[in.size(e)];
+    return in.c.glu ? std::make_unique<CodeAtoms>(gate, up) : std::make_unique<CodeAtoms>(up);
+  };
+  return ExpertMatrices(gpu, in, pack, codes, "gate and up");
 }
 
 inline ExpertMatrices down_matrices(Gpu& gpu, const ExpertInputs& in) {
@@ -178,7 +210,11 @@ inline ExpertMatrices down_matrices(Gpu& gpu, const ExpertInputs& in) {
     };
     pack_rows(in.c.hidden, in.c.width, parts, value, out);
   };
-  return ExpertMatrices(gpu, in, pack, "down");
+  const auto codes = [&](int e) -> std::unique_ptr<CodeAtoms> {
+    if (in.down_packed[in.size(e)] == nullptr) return nullptr;
+    return std::make_unique<CodeAtoms>(*in.down_packed[in.size(e)]);
+  };
+  return ExpertMatrices(gpu, in, pack, codes, "down");
 }
 
 // The plan as K1 would leave it, on the emulated device.

@@ -94,14 +94,14 @@ TEST_CASE("more rows than the few: prompts equal the reference too (emulated)") 
   options.shared = true;
   SUBCASE("ordinary attention with sinks and a window") {
     options.sinks = options.biases = true;
-    options.window = 70;
+    options.window = 60;
   }
   SUBCASE("latent attention") { options.latent = even_latent(); }
   SUBCASE("momentum with look-ahead") {
     options.pattern = "mdm";
     options.momentum = default_spec(MomentumType::Nesterov);
   }
-  check_device(options, 75);
+  check_device(options, 66);
 }
 
 TEST_CASE("fast precision on the device is as near to double as on the CPU (emulated)") {
@@ -148,17 +148,27 @@ TEST_CASE("calls of few tokens: in pieces, at once, cut into chunks: the same bi
 TEST_CASE("calls of many tokens: the same bits however they are cut; few and many agree within rounding (emulated)") {
   TinyOptions options;
   options.pattern = "m";
-  options.shared = true;
+  SUBCASE("exact") { options.shared = true; }
+  SUBCASE("fast, with a window and sinks") {
+    options.precision = Precision::Fast;
+    options.window = 40;
+    options.sinks = true;
+  }
+  SUBCASE("fast, latent") {
+    options.precision = Precision::Fast;
+    options.latent = even_latent();
+  }
   const Decoder model = tiny(options);
   const std::unique_ptr<DeviceDecoder> decoder = upload(model);
-  const std::vector<int32_t> ids = random_ids(140, model.vocab, 5);
+  const std::vector<int32_t> ids = random_ids(134, model.vocab, 5);
   const std::vector<float> whole = DeviceSession(*decoder).logits(ids);
-  CHECK(same_bits(whole, device_in_pieces(*decoder, ids, {66, 140})));
-  decoder->set_chunk_tokens(80);
-  CHECK(same_bits(whole, device_in_pieces(*decoder, ids, {140})));
-  decoder->set_chunk_tokens(0);
+  CHECK(same_bits(whole, device_in_pieces(*decoder, ids, {66, 134})));
+  decoder->set_chunk_tokens(70);
+  CHECK(same_bits(whole, device_in_pieces(*decoder, ids, {134})));
+  if (options.precision == Precision::Fast) return;
   // A prompt, then steps.
-  CHECK(distance(device_in_pieces(*decoder, ids, {136, 137, 140}), whole) <= kExactTolerance);
+  decoder->set_chunk_tokens(0);
+  CHECK(distance(device_in_pieces(*decoder, ids, {131, 132, 134}), whole) <= kExactTolerance);
 }
 
 TEST_CASE("device: last logits, likelihoods, traces and counts agree with all logits and with the CPU (emulated)") {
@@ -169,7 +179,7 @@ TEST_CASE("device: last logits, likelihoods, traces and counts agree with all lo
   const std::unique_ptr<DeviceDecoder> decoder = upload(model);
   size_t n = 20;
   SUBCASE("few tokens") {}
-  SUBCASE("many tokens") { n = 70; }
+  SUBCASE("many tokens") { n = 66; }
   const size_t v = static_cast<size_t>(model.vocab);
   const std::vector<int32_t> ids = random_ids(n, model.vocab, 6), targets = random_ids(n, model.vocab, 7);
   const std::vector<float> all = DeviceSession(*decoder).logits(ids);

@@ -1,0 +1,28 @@
+#pragma once
+
+#include "cuda/cu.h"
+#include "kernels/experts/atoms_w8.h"
+
+namespace smoe::cu {
+
+// Byte i of words 0 and 2 (or 1 and 3), the columns 2t + 8i and 2t + 8i + 1, in both bytes of the halves.
+SMOE_DEVICE uint32_t byte_pair(const U32x4& atom, int row_half, int i) {
+  const uint32_t select = static_cast<uint32_t>(i * 0x0011 + (4 + i) * 0x1100);
+  return prmt(atom.x[row_half], atom.x[row_half + 2], select);
+}
+
+// bf16 has 7 bits behind the point: 128 + the low seven, then less 128 where the eighth is set and less 256 where it is
+// not, which are 0xC300 and 0xC380. The sum is u - 128, exactly.
+struct W8Codes : W8Atoms {
+  SMOE_DEVICE static void fragment(const U32x4& atom, int step, uint32_t (&a)[4]) {
+    SMOE_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      const uint32_t pair = byte_pair(atom, j & 1, 2 * step + (j >> 1));
+      const uint32_t biased = lop3<0xEA>(pair, 0x007F007Fu, 0x43004300u);  // (a & b) | c
+      const uint32_t offset = lop3<0x6A>(pair, 0x00800080u, 0xC380C380u);  // (a & b) ^ c
+      a[j] = fma_bf16x2(biased, 0x3F803F80u, offset);
+    }
+  }
+};
+
+}  // namespace smoe::cu

@@ -1,0 +1,27 @@
+// K3: a kernel per number of token tiles, and per kind of operands, each kind in a .cu of its own: bf16 alone, every
+// format with x of one part, every format with x of three.
+#pragma once
+
+#include "kernels/cuda_launches.h"
+#include "kernels/experts/down_combine.cuh"
+
+namespace smoe::cu {
+
+template <int NT, bool bf16_only, int XP>
+int down_combine_tiles(Stream stream, const DownCombineArgs& args) {
+  return launch(stream, {row_blocks(args.hidden), kExpertThreads, down_shared_bytes(NT), true},
+                &down_combine<NT, bf16_only, XP>, args);
+}
+
+template <bool bf16_only, int XP>
+int down_combine_kind(Stream stream, const DownCombineArgs& args) {
+  if (args.max_tokens <= 8) return down_combine_tiles<1, bf16_only, XP>(stream, args);
+  if (args.max_tokens <= 16) return down_combine_tiles<2, bf16_only, XP>(stream, args);
+  if (args.max_tokens <= 32) return down_combine_tiles<4, bf16_only, XP>(stream, args);
+  return down_combine_tiles<8, bf16_only, XP>(stream, args);
+}
+
+int down_combine_mixed(Stream stream, const DownCombineArgs& args);
+int down_combine_exact(Stream stream, const DownCombineArgs& args);
+
+}  // namespace smoe::cu

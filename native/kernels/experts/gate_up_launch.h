@@ -1,0 +1,27 @@
+// K2: a kernel per number of token tiles, and per kind of operands, each kind in a .cu of its own: bf16 alone, every
+// format with x of one part, every format with x of three.
+#pragma once
+
+#include "kernels/cuda_launches.h"
+#include "kernels/experts/gate_up.cuh"
+
+namespace smoe::cu {
+
+template <int NT, bool bf16_only, int XP>
+int gate_up_tiles(Stream stream, const GateUpArgs& args) {
+  return launch(stream, {args.blocks, kExpertThreads, gate_up_shared_bytes(NT), true}, &gate_up<NT, bf16_only, XP>,
+                args);
+}
+
+template <bool bf16_only, int XP>
+int gate_up_kind(Stream stream, const GateUpArgs& args) {
+  if (args.max_tokens <= 8) return gate_up_tiles<1, bf16_only, XP>(stream, args);
+  if (args.max_tokens <= 16) return gate_up_tiles<2, bf16_only, XP>(stream, args);
+  if (args.max_tokens <= 32) return gate_up_tiles<4, bf16_only, XP>(stream, args);
+  return gate_up_tiles<8, bf16_only, XP>(stream, args);
+}
+
+int gate_up_mixed(Stream stream, const GateUpArgs& args);
+int gate_up_exact(Stream stream, const GateUpArgs& args);
+
+}  // namespace smoe::cu

@@ -1,0 +1,32 @@
+// Linear maps of up to 64 rows: kernels per number of token tiles and per parts of x, those of each format of codes in
+// a .cu of its own.
+#pragma once
+
+#include "kernels/cuda_launches.h"
+#include "kernels/experts/linear_rows.cuh"
+
+namespace smoe::cu {
+
+template <class Weights, int NT>
+int linear_rows_tiles(Stream stream, const LinearArgs& args) {
+  const int64_t units = args.batch * row_blocks(args.rows), blocks = args.blocks > 0 ? args.blocks : 1;
+  const Shape shape = {blocks < units ? blocks : units, kLinearThreads, linear_rows_shared_bytes(NT), true};
+  return args.x.parts == 1 ? launch(stream, shape, &linear_rows<Weights, NT, 1>, args)
+                           : launch(stream, shape, &linear_rows<Weights, NT, 3>, args);
+}
+
+template <class Weights>
+int linear_rows_of(Stream stream, const LinearArgs& args) {
+  if (args.max_tokens <= 8) return linear_rows_tiles<Weights, 1>(stream, args);
+  if (args.max_tokens <= 16) return linear_rows_tiles<Weights, 2>(stream, args);
+  if (args.max_tokens <= 32) return linear_rows_tiles<Weights, 4>(stream, args);
+  return linear_rows_tiles<Weights, 8>(stream, args);
+}
+
+int linear_rows_w8(Stream stream, const LinearArgs& args);
+int linear_rows_w4(Stream stream, const LinearArgs& args);
+int linear_rows_t2(Stream stream, const LinearArgs& args);
+int linear_rows_f8(Stream stream, const LinearArgs& args);
+int linear_rows_mxfp4(Stream stream, const LinearArgs& args);
+
+}  // namespace smoe::cu

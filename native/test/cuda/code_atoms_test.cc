@@ -1,0 +1,234 @@
+// Atoms of codes: every layout is a bijection, every code is read back exactly, and packed matrices keep their values.
+#include "coded_matrix.h"
+#include "emu_test.h"
+#include "kernels/experts/multiply_codes.cuh"
+
+using namespace smoe;
+using namespace smoe::cu;
+using namespace smoe::cu::test;
+
+namespace {
+
+// What a code of an atom stands for.
+float value_of(AtomFormat format, int code) {
+  switch (format) {
+    case AtomFormat::W8:
+      return static_cast<float>(code - 128);
+    case AtomFormat::W4:
+      return static_cast<float>(code - 8);
+    case AtomFormat::T2:
+      return static_cast<float>(code - 1);
+    case AtomFormat::F8:
+      return to_float(e4m3{static_cast<uint8_t>(code)});
+    default:
+      return format_info(WeightFormat::W4C)->value(code, 0);
+  }
+}
+
+template <class Codes>
+void check_layout() {
+  std::vector<uint32_t> taken(128, 0);
+  for (int row = 0; row < 16; ++row) {
+    for (int col = 0; col < Codes::kCols; ++col) {
+      const CodePlace at = Codes::place(row, col);
+      REQUIRE((at.lane >= 0 && at.lane < 32 && at.word >= 0 && at.word < 4));
+      uint32_t& word = taken[static_cast<size_t>(4 * at.lane + at.word)];
+      for (int bit = 0; bit < Codes::kBits; ++bit) {
+        const uint32_t mask = Codes::spread(1u << bit, at.slot);
+        REQUIRE((popc(mask) == 1 && (word & mask) == 0));
+        word |= mask;
+      }
+      for (uint32_t code = 0; code < 1u << Codes::kBits; ++code) {
+        uint32_t bits = 0;
+        for (int bit = 0; bit < Codes::kBits; ++bit) {
+          if ((code >> bit & 1) != 0) bits |= Codes::spread(1u << bit, at.slot);
+        }
+        REQUIRE(bits == Codes::spread(code, at.slot));
+      }
+    }
+  }
+  for (const uint32_t word : taken) CHECK(word == 0xFFFFFFFFu);
+}
+
+// Every code in every place, among others of every kind.
+template <class Codes>
+void check_fragments() {
+  constexpr int kCodes = 1 << Codes::kBits;
+  for (int shift = 0; shift < kCodes; ++shift) {
+    std::vector<std::vector<uint8_t>> codes(16, std::vector<uint8_t>(Codes::kCols));
+    const uint8_t* rows[16];
+    for (int row = 0; row < 16; ++row) {
+      for (int col = 0; col < Codes::kCols; ++col) {
+        const int code = (shift + 7 * row + 5 * col + row * col) % kCodes;
+        codes[static_cast<size_t>(row)][static_cast<size_t>(col)] = static_cast<uint8_t>(code);
+      }
+      rows[row] = codes[static_cast<size_t>(row)].data();
+    }
+    U32x4 atom[32];
+    pack_code_block(Codes{}, rows, Codes::kCols, atom);
+    for (int lane = 0; lane < 32; ++lane) {
+      for (int step = 0; step < Codes::kCols / 16; ++step) {
+        uint32_t a[4];
+        Codes::fragment(atom[lane], step, a);
+        for (int reg = 0; reg < 4; ++reg) {
+          for (int half = 0; half < 2; ++half) {
+            const Element at = a16_element(lane, reg, half);
+            const int code = codes[static_cast<size_t>(at.row)][static_cast<size_t>(16 * step + at.col)];
+            if (Codes::kFormat == AtomFormat::F8 && (code & 0x7F) == 0x7F) continue;  // NaN, refused before
+            const bf16 expected = to_bf16(value_of(Codes::kFormat, code));
+            REQUIRE(to_float(expected) == value_of(Codes::kFormat, code));
+            REQUIRE(half_of(a[reg], half).bits == expected.bits);
+          }
+        }
+      }
+    }
+  }
+}
+
+float host_value(const std::vector<unsigned char>& plane, ScaleType type, int64_t at) {
+  const size_t index = static_cast<size_t>(at);
+  if (type == ScaleType::E8m0) return std::ldexp(1.0f, plane[index] - 127);
+  if (type == ScaleType::F16) return to_float(reinterpret_cast<const f16*>(plane.data())[index]);
+  return reinterpret_cast<const float*>(plane.data())[index];
+}
+
+// The element (row, col) that atoms hold, as the kernels compute it.
+float element(const CodeAtoms& m, int64_t row, int64_t col) {
+  float value = 0;
+  with_layout(m.plan.format, [&](auto layout) {
+    using Layout = decltype(layout);
+    const int64_t atoms = atoms_along(m.plan.cols, Layout::kCols), block = row / 16;
+    const CodePlace at = Layout::place(static_cast<int>(row % 16), static_cast<int>(col % Layout::kCols));
+    const uint32_t word = m.atoms[static_cast<size_t>((block * atoms + col / Layout::kCols) * 32 + at.lane)].x[at.word];
+    uint32_t code = 0;
+    for (int bit = 0; bit < Layout::kBits; ++bit) {
+      if ((word & Layout::spread(1u << bit, at.slot)) != 0) code |= 1u << bit;
+    }
+    const int64_t group = m.plan.group > 0 ? col / m.plan.group : 0;
+    const int64_t index = (block * m.plan.groups + group) * 16 + row % 16;
+    value = value_of(m.plan.format, static_cast<int>(code));
+    if (m.plan.zeros) value -= host_value(m.zeros, m.plan.scale_type, index);
+    value *= host_value(m.scales, m.plan.scale_type, index) * m.plan.mul;
+  });
+  return value;
+}
+
+const std::vector<CodeSpec> kSpecs = {
+    {WeightFormat::W8, 32},
+    {WeightFormat::W8, 64, true},
+    {WeightFormat::W8},
+    {WeightFormat::W4, 32, true},
+    {WeightFormat::W4, 64},
+    {WeightFormat::W4, 0, true},
+    {WeightFormat::W3, 64, true},
+    {WeightFormat::W3, 32},
+    {WeightFormat::W2, 64, true},
+    {WeightFormat::W2, 32},
+    {WeightFormat::W1, 64},
+    {WeightFormat::T2},
+    {WeightFormat::T5},
+    {WeightFormat::F8, 32},
+    {WeightFormat::F8, 64, false, 0, true},
+    {WeightFormat::W4C, 32},
+    {WeightFormat::W4C, 16, false, 1},
+};
+
+}  // namespace
+
+TEST_CASE("codes: layouts are bijections") {
+  check_layout<W8Codes>();
+  check_layout<W4Codes>();
+  check_layout<T2Codes>();
+  check_layout<F8Codes>();
+  check_layout<Mxfp4Codes>();
+}
+
+TEST_CASE("codes: fragments are exact for every code in every place") {
+  check_fragments<W8Codes>();
+  check_fragments<W4Codes>();
+  check_fragments<T2Codes>();
+  check_fragments<F8Codes>();
+  check_fragments<Mxfp4Codes>();
+}
+
+TEST_CASE("codes: f16 scales") {
+  for (uint32_t bits = 0; bits < 65536; ++bits) {
+    if ((bits & 0x7C00) == 0x7C00) continue;
+    REQUIRE(bit_cast<uint32_t>(to_float(f16{static_cast<uint16_t>(bits)})) ==
+            bit_cast<uint32_t>(f16_to_f32(static_cast<uint16_t>(bits))));
+  }
+}
+
+TEST_CASE("codes: packed matrices keep their values") {
+  unsigned seed = 1;
+  for (const CodeSpec& coding : kSpecs) {
+    for (const int cols : {64, 192, 40, 320}) {
+      CodeSpec c = coding;
+      if (cols % 16 != 0 || (c.group > 0 && cols % c.group != 0)) c.group = 0;
+      CAPTURE(static_cast<int>(c.format));
+      CAPTURE(cols);
+      const CodedMatrix m = coded_matrix(c, 35, cols, seed), other = coded_matrix(c, 35, cols, seed + 1);
+      seed += 2;
+      const CodeAtoms plain(m.packed), glu(m.packed, other.packed);
+      REQUIRE(plain.plan.format == glu.plan.format);
+      for (int64_t row = 0; row < 48; ++row) {
+        for (int64_t col = 0; col < cols; ++col) {
+          const float expected = row < 35 ? m.values[static_cast<size_t>(row * cols + col)] : 0;
+          REQUIRE(element(plain, row, col) == expected);
+        }
+      }
+      for (int64_t feature = 0; feature < 40; ++feature) {
+        for (int64_t col = 0; col < cols; ++col) {
+          const size_t at = static_cast<size_t>(feature * cols + col);
+          const int64_t row = feature / 8 * 16 + feature % 8;
+          REQUIRE(element(glu, row, col) == (feature < 35 ? m.values[at] : 0));
+          REQUIRE(element(glu, row + 8, col) == (feature < 35 ? other.values[at] : 0));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("codes: gate and up of different groups and formats meet where they can") {
+  const CodedMatrix wide = coded_matrix({WeightFormat::W4, 64, true}, 16, 128, 1),
+                    fine = coded_matrix({WeightFormat::W3, 32}, 16, 128, 2),
+                    row = coded_matrix({WeightFormat::W4}, 16, 128, 3);
+  const CodeAtoms both(wide.packed, fine.packed), three(row.packed, wide.packed);
+  CHECK(both.plan.group == 32);
+  CHECK(three.plan.group == 64);
+  for (int64_t feature = 0; feature < 16; ++feature) {
+    for (int64_t col = 0; col < 128; ++col) {
+      const size_t at = static_cast<size_t>(feature * 128 + col);
+      const int64_t gate = feature / 8 * 16 + feature % 8;
+      REQUIRE(element(both, gate, col) == wide.values[at]);
+      REQUIRE(element(both, gate + 8, col) == fine.values[at]);
+      REQUIRE(element(three, gate, col) == row.values[at]);
+    }
+  }
+}
+
+TEST_CASE("codes: types of scales") {
+  const auto type = [](const CodeSpec& c) { return CodeAtoms(coded_matrix(c, 20, 128, 5).packed).plan.scale_type; };
+  CHECK(type({WeightFormat::W4C, 32}) == ScaleType::E8m0);
+  CHECK(type({WeightFormat::W4C, 32, false, 1}) == ScaleType::F16);
+  CHECK(type({WeightFormat::W4, 64}) == ScaleType::F16);
+  CHECK(type({WeightFormat::W4, 64, false, 0, true}) == ScaleType::F32);
+}
+
+TEST_CASE("codes: what has no atoms") {
+  AtomPlan plan;
+  const auto planned = [&](const CodeSpec& c, int cols) {
+    const CodedMatrix m = coded_matrix(c, 20, cols, 6);
+    return plan_atoms({&m.packed}, &plan);
+  };
+  CHECK(planned({WeightFormat::W4, 32}, 64));
+  CHECK_FALSE(planned({WeightFormat::W4C, 32, false, 2}, 64));  // NF4
+  CHECK_FALSE(planned({WeightFormat::WN, 32}, 64));
+  CHECK_FALSE(planned({WeightFormat::W4, 16}, 64));
+  CHECK_FALSE(planned({WeightFormat::W8, 40}, 80));
+  CHECK_FALSE(planned({WeightFormat::W4}, 41));
+  const CodedMatrix four = coded_matrix({WeightFormat::W4, 32}, 16, 64, 7),
+                    eight = coded_matrix({WeightFormat::W8, 32}, 16, 64, 8);
+  CHECK_FALSE(plan_atoms({&four.packed, &eight.packed}, &plan));
+  CHECK_FALSE(plan_atoms({}, &plan));
+}
