@@ -18,6 +18,7 @@ struct AttendCase {
   bool sinks = false;
   bool direct = false;  // without partial sums
   unsigned seed = 1;
+  bool bf16_q = false;  // queries that bf16 holds exactly
 };
 
 struct AttendInputs {
@@ -28,6 +29,8 @@ struct AttendInputs {
     const auto count = [&](int dim) { return static_cast<size_t>(end * c.kv_heads * dim); };
     keys = random_floats(count(c.key_dim), c.seed + 2);
     values = random_floats(c.latent ? 0 : count(c.value_dim), c.seed + 3);
+    if (c.bf16_q)
+      for (float& x : q) x = to_float(to_bf16(x));
     if (c.f32) return;
     for (auto* side : {&keys, &values})
       for (float& x : *side) x = to_float(to_bf16(x));
