@@ -47,8 +47,16 @@ SMOE_DEVICE void mbar_wait(uint64_t* bar, uint32_t parity) {
       "r"(parity)
       : "memory");
 }
-// The .shared::cluster destination with an address of this CTA is valid for launches without clusters too.
-SMOE_DEVICE void bulk_g2s(void* to, const void* from, uint32_t bytes, uint64_t* bar) {
+// The .shared::cluster destination with an address of this CTA is valid for launches without clusters too. once: read
+// by this block alone, first to leave L2.
+SMOE_DEVICE void bulk_g2s(void* to, const void* from, uint32_t bytes, uint64_t* bar, bool once = true) {
+  if (!once) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                     shared_address(to)),
+                 "l"(from), "r"(bytes), "r"(shared_address(bar))
+                 : "memory");
+    return;
+  }
   uint64_t policy;
   asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
   asm volatile(
@@ -65,7 +73,7 @@ SMOE_DEVICE void fence_mbar_init() { asm volatile("fence.mbarrier_init.release.c
 // Bulk copies do not exist before sm_90: kernels that use them are not launched there, but must compile.
 SMOE_DEVICE void mbar_arrive_expect(uint64_t*, uint32_t) { __trap(); }
 SMOE_DEVICE void mbar_wait(uint64_t*, uint32_t) { __trap(); }
-SMOE_DEVICE void bulk_g2s(void*, const void*, uint32_t, uint64_t*) { __trap(); }
+SMOE_DEVICE void bulk_g2s(void*, const void*, uint32_t, uint64_t*, bool = true) { __trap(); }
 SMOE_DEVICE void fence_proxy_async() {}
 SMOE_DEVICE void fence_mbar_init() {}
 

@@ -92,6 +92,20 @@ struct WgmmaRs<128> {
 
 #undef SMOE_WGMMA
 
+// Moves registers between the warpgroups of a block, which was compiled for the mean: 8-multiples, 24..240.
+template <int count>
+SMOE_DEVICE void fewer_registers() {
+#ifdef SMOE_HAS_WGMMA
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(count));
+#endif
+}
+template <int count>
+SMOE_DEVICE void more_registers() {
+#ifdef SMOE_HAS_WGMMA
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count));
+#endif
+}
+
 template <int N>
 SMOE_DEVICE void wgmma_rs(float (&acc)[N / 2], const uint32_t (&a)[4], uint64_t descriptor) {
   WgmmaRs<N>::issue(acc, a, descriptor);
@@ -111,6 +125,23 @@ SMOE_DEVICE void wgmma_wait() {
 #ifdef SMOE_HAS_WGMMA
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 #endif
+}
+
+// The sums have arrived: nothing may read them before this, which the compiler cannot know from wgmma_wait.
+template <int count>
+SMOE_DEVICE void wgmma_done(float (&acc)[count]) {
+  SMOE_UNROLL
+  for (int i = 0; i < count; ++i) asm volatile("" : "+f"(acc[i])::"memory");
+}
+
+// Whether a launch of this kernel on the current device runs code in which wgmma exists: that of sm_90a, which no other
+// GPU loads. Code made from portable PTX says which PTX.
+template <class Args>
+bool runs_wgmma(Stream, void (*kernel)(Args)) {
+  cudaFuncAttributes attributes = {};
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
+  if (error != cudaSuccess) cudaGetLastError();  // the launch of something else must not report it
+  return error == cudaSuccess && attributes.ptxVersion == 90 && attributes.binaryVersion == 90;
 }
 
 }  // namespace smoe::cu

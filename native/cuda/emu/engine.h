@@ -27,6 +27,7 @@ struct Options {
   BlockOrder order = BlockOrder::Ascending;
   uint64_t seed = 1;
   bool track = true;     // races, initialisation, fences; off: only what poison and bounds show
+  bool wgmma = true;     // what runs_wgmma() says
   bool traffic = false;  // bank conflicts and sectors per access, at some cost
 };
 

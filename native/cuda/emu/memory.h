@@ -80,7 +80,9 @@ inline void mbar_arrive_expect(uint64_t* bar, uint32_t bytes, emu::Site at = emu
 inline void mbar_wait(uint64_t* bar, uint32_t parity, emu::Site at = emu::Site::here()) {
   emu::engine().mbarrier_wait(bar, parity, at);
 }
-inline void bulk_g2s(void* to, const void* from, uint32_t bytes, uint64_t* bar, emu::Site at = emu::Site::here()) {
+// once: a hint for L2.
+inline void bulk_g2s(void* to, const void* from, uint32_t bytes, uint64_t* bar, bool = true,
+                     emu::Site at = emu::Site::here()) {
   emu::engine().bulk_copy(to, from, bytes, bar, at);
 }
 

@@ -85,6 +85,18 @@ void wgmma_wait(emu::Site at = emu::Site::here()) {
   emu::WgmmaWait mine{pending};
   emu::engine().collective(&emu::apply_wgmma_wait, emu::kFullMask, &mine, at);
 }
+// After the wgmma_wait that covers the sums, before they are read: for the compiler.
+template <int count>
+void wgmma_done(float (&)[count]) {}
+// Registers are not counted.
+template <int count>
+void fewer_registers() {}
+template <int count>
+void more_registers() {}
+template <class Args>
+bool runs_wgmma(Stream stream, void (*)(Args)) {
+  return stream->options.wgmma;
+}
 // The 18-bit shared-memory address that descriptors hold.
 inline uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(static_cast<const unsigned char*>(p) - emu::engine().arena());

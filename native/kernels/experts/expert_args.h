@@ -67,6 +67,7 @@ struct GroupedGemmArgs {
   const int32_t* offset = nullptr;   // [E + 1]
   int64_t max_rows = 0;              // P at most: sizes the grid and the choice of tiles
   int max_groups = 0;                // experts with rows at most: min(E, P)
+  bool bf16_only = false;            // every matrix is AtomFormat::Bf16: wgmma may be taken
   Planes out;                        // [P, features], data null: out_f32 instead
   float* out_f32 = nullptr;          // [P, features]
   int blocks = 0;                    // SMs

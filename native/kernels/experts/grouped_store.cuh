@@ -1,0 +1,131 @@
+// From the sums of a grouped GEMM to its outputs, for one warp: sums go through shared memory, so that a lane holds
+// eight neighbouring features of one row, which it activates and stores 16 bytes at a time.
+#pragma once
+
+#include "kernels/experts/activation.cuh"
+#include "kernels/experts/grouped_tiles.cuh"
+#include "kernels/norm/planes.cuh"
+
+namespace smoe::cu {
+
+constexpr int kStoreRows = 16;  // per pass
+
+// Floats from a row to the next: 4 mod 16, so that rows 2t of c fragments lie 8 banks apart.
+SMOE_HD constexpr int store_pitch(int blocks) { return blocks * kAtomRows + 4; }
+SMOE_HD constexpr int store_floats(int blocks) { return kStoreRows * store_pitch(blocks); }
+
+SMOE_DEVICE void load8(const float* shared, float (&v)[8]) {
+  SMOE_UNROLL
+  for (int i = 0; i < 2; ++i) {
+    const U32x4 four = lds(reinterpret_cast<const U32x4*>(shared) + i);
+    SMOE_UNROLL
+    for (int j = 0; j < 4; ++j) v[4 * i + j] = bit_cast<float>(four.x[j]);
+  }
+}
+
+SMOE_DEVICE void add_bias(const float* bias, int64_t left, float (&v)[8]) {
+  SMOE_UNROLL
+  for (int i = 0; i < 8; ++i) {
+    if (i < left) v[i] += ldg(bias + i);
+  }
+}
+
+// Eight outputs of a row, of which `left` are real.
+SMOE_DEVICE void store8(const GroupedGemmArgs& args, int64_t at, int64_t left, bool aligned, float (&v)[8]) {
+  if (!aligned) {
+    SMOE_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      if (i >= left) break;
+      if (args.out.data != nullptr) {
+        store_parts(args.out, at + i, v[i]);
+      } else {
+        stg(args.out_f32 + at + i, v[i]);
+      }
+    }
+  } else if (args.out.data == nullptr) {
+    SMOE_UNROLL
+    for (int i = 0; i < 8; i += 4) {
+      U32x4 four;
+      SMOE_UNROLL
+      for (int j = 0; j < 4; ++j) four.x[j] = bit_cast<uint32_t>(v[i + j]);
+      stg(reinterpret_cast<U32x4*>(args.out_f32 + at + i), four);
+    }
+  } else {
+    for (int part = 0; part < args.out.parts; ++part) {
+      U32x4 eight;
+      SMOE_UNROLL
+      for (int i = 0; i < 8; i += 2) {
+        eight.x[i / 2] = pack2(v[i], v[i + 1]);
+        v[i] -= to_float(half_of(eight.x[i / 2], 0));
+        v[i + 1] -= to_float(half_of(eight.x[i / 2], 1));
+      }
+      stg(reinterpret_cast<U32x4*>(args.out.data + off(part, args.out.step) + at), eight);
+    }
+  }
+}
+
+// Whether eight outputs from a multiple of eight on are whole 16-byte chunks.
+SMOE_DEVICE bool outputs_aligned(const GroupedGemmArgs& args) {
+  const uintptr_t at = reinterpret_cast<uintptr_t>(args.out.data) | reinterpret_cast<uintptr_t>(args.out_f32) |
+                       static_cast<uintptr_t>(args.out.step * 2);
+  return at % 16 == 0 && args.features % 8 == 0;
+}
+
+// Row blocks [block, block + kBlocks) of tile.expert times the rows from row0 on, kTiles groups of eight.
+// sum(b, t, c): register c of the c fragment of a block and a group. scratch: store_floats(kBlocks) of this warp.
+template <int kBlocks, int kTiles, class Sum>
+SMOE_DEVICE void store_sums(const GroupedGemmArgs& args, const GroupedTile& tile, int block, int row0, float* scratch,
+                            Sum sum) {
+  constexpr int kPitch = store_pitch(kBlocks);
+  const bool aligned = outputs_aligned(args);
+  const int chunks = kBlocks * (args.glu ? 1 : 2);  // of eight outputs, per row
+  const int64_t bias0 = off(tile.expert, args.features);
+  for (int pass = 0; pass < kTiles / 2; ++pass) {
+    const int base = row0 + pass * kStoreRows;
+    if (base >= tile.stop) break;
+    SMOE_UNROLL
+    for (int p = 0; p < kTiles / 2; ++p) {
+      if (p != pass) continue;  // registers have no index: one copy of the stores below for each
+      SMOE_UNROLL
+      for (int b = 0; b < kBlocks; ++b) {
+        SMOE_UNROLL
+        for (int c = 0; c < 8; ++c) {
+          const Element at = c_element(lane(), c % 4);
+          sts(scratch + (c / 4 * 8 + at.col) * kPitch + b * kAtomRows + at.row, sum(b, 2 * p + c / 4, c % 4));
+        }
+      }
+    }
+    sync_warp();
+    for (int i = lane(); i < kStoreRows * chunks; i += 32) {
+      const int row = base + i / chunks, chunk = i % chunks;
+      const int64_t feature = off(block, args.glu ? 8 : 16) + chunk * 8, left = args.features - feature;
+      if (row >= tile.stop || left <= 0) continue;
+      const float* const sums = scratch + i / chunks * kPitch + chunk * (args.glu ? 16 : 8);
+      const float scale = args.row_scale != nullptr ? ldg(args.row_scale + row) : 1.0f;
+      float v[8];
+      load8(sums, v);
+      SMOE_UNROLL
+      for (int j = 0; j < 8; ++j) v[j] *= scale;
+      if (args.glu) {
+        float up[8];
+        load8(sums + 8, up);
+        SMOE_UNROLL
+        for (int j = 0; j < 8; ++j) up[j] *= scale;
+        if (args.gate_bias != nullptr) add_bias(args.gate_bias + bias0 + feature, left, v);
+        if (args.bias != nullptr) add_bias(args.bias + bias0 + feature, left, up);
+        SMOE_UNROLL
+        for (int j = 0; j < 8; ++j) v[j] = activate_glu(args.activation, v[j], up[j]);
+      } else {
+        if (args.bias != nullptr) add_bias(args.bias + bias0 + feature, left, v);
+        if (args.activate) {
+          SMOE_UNROLL
+          for (int j = 0; j < 8; ++j) v[j] = activate_plain(args.activation.kind, v[j], args.activation.alpha);
+        }
+      }
+      store8(args, off(row, args.features) + feature, left, aligned, v);
+    }
+    sync_warp();  // the next pass writes what this one read
+  }
+}
+
+}  // namespace smoe::cu

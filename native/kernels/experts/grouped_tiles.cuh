@@ -1,0 +1,53 @@
+// The implicit tile list of the grouped GEMMs (specs/cuda-kernels.md 2.7): tiles of TN rows of a dispatch times
+// `tile_blocks` row blocks of a matrix, per expert, row tile fastest, so that blocks that run together share weights.
+#pragma once
+
+#include "cuda/cu.h"
+#include "kernels/experts/atoms.h"
+#include "kernels/experts/expert_args.h"
+
+namespace smoe::cu {
+
+constexpr int kGroupedExperts = 1024;
+
+struct GroupedTile {
+  int expert;
+  int row0, stop;  // first row of the tile; end of the expert's rows
+  int block0;      // first row block of its matrix
+};
+
+SMOE_DEVICE int grouped_blocks(const GroupedGemmArgs& args) {
+  return static_cast<int>(args.glu ? glu_row_blocks(args.features) : row_blocks(args.features));
+}
+
+// prefix[e]: tiles before expert e, [experts + 1] in shared memory. By one warp.
+template <int TN>
+SMOE_DEVICE void list_tiles(const GroupedGemmArgs& args, int tile_blocks, int32_t* prefix) {
+  const int across = (grouped_blocks(args) + tile_blocks - 1) / tile_blocks;
+  int before = 0;
+  for (int base = 0; base < args.experts; base += 32) {
+    const int e = base + lane();
+    int sum = e < args.experts ? (ldg(args.offset + e + 1) - ldg(args.offset + e) + TN - 1) / TN * across : 0;
+    for (int d = 1; d < 32; d *= 2) {
+      const int lower = shfl_up(sum, d);
+      if (lane() >= d) sum += lower;
+    }
+    if (e < args.experts) sts(prefix + e + 1, before + sum);
+    before += shfl(sum, 31);
+  }
+  if (lane() == 0) sts(prefix, int32_t{0});
+}
+
+template <int TN>
+SMOE_DEVICE GroupedTile tile_at(const GroupedGemmArgs& args, int tile_blocks, const int32_t* prefix, int tile) {
+  int e = 0, end = args.experts;  // the last expert with prefix[e] <= tile
+  while (end - e > 1) {
+    const int middle = (e + end) / 2;
+    (lds(prefix + middle) <= tile ? e : end) = middle;
+  }
+  const int first = ldg(args.offset + e), stop = ldg(args.offset + e + 1), down = (stop - first + TN - 1) / TN;
+  const int local = tile - lds(prefix + e);
+  return {e, first + local % down * TN, stop, local / down * tile_blocks};
+}
+
+}  // namespace smoe::cu
