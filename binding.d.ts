@@ -51,9 +51,15 @@ export type WeightFormatName =
 
 /**
  * A matrix and the format to keep it in; absent: bf16 for bf16, else f32. The other formats quantize as it is loaded, to
- * nearest. group: columns per scale (default: the format's); asym: with zero points.
+ * nearest. group: columns per scale (default: the format's); asym: with zero points; codebook of w4c: 0 MXFP4, 1 NVFP4,
+ * 2 NF4.
  */
-export type MatrixSource = TensorSource & { format?: WeightFormatName; group?: number; asym?: boolean }
+export type MatrixSource = TensorSource & {
+  format?: WeightFormatName
+  group?: number
+  asym?: boolean
+  codebook?: number
+}
 
 export class MappedFile {
   /** Maps a whole file read-only. Errors: FILE_NOT_FOUND, FILE_READ. */
@@ -194,12 +200,23 @@ export interface MoeForwardOptions {
 }
 
 export class MoeLayer {
-  /** Packs the weights on the pool. */
-  static create(desc: NativeMoe, precision: PrecisionName, cancel?: CancelToken): Promise<MoeLayer>
+  /**
+   * Packs the weights on the pool. device: index of a CUDA device, to which they then go; -1 (default): the CPU; -2: the
+   * first usable device, else the CPU. Errors of devices: DEVICE_UNAVAILABLE, DEVICE_LOST, OUT_OF_MEMORY.
+   */
+  static create(
+    desc: NativeMoe,
+    precision: PrecisionName,
+    cancel?: CancelToken,
+    device?: number,
+  ): Promise<MoeLayer>
   readonly hidden: number
   readonly expertCount: number
   readonly slots: number
+  /** -1: the CPU */
+  readonly device: number
   readonly bytes: number
+  readonly deviceBytes: number
   /**
    * Resolves with `out`. hidden and the options' arrays are copied before the call returns. A given `out` is written when
    * the promise settles, on the JS thread; without one the addon makes the array and fills it on its own thread, which
@@ -331,6 +348,7 @@ export class KvCache {
   readonly length: number
   readonly capacity: number
   readonly bytes: number
+  readonly deviceBytes: number
   truncate(length: number): void
   dispose(): void
 }
@@ -339,12 +357,23 @@ export class KvCache {
 export type NativeExpertBits = number | Uint8Array[]
 
 export class Decoder {
-  /** Packs embedding, output and final norm. Layers follow one by one, so that progress and abort are possible. */
-  static create(head: NativeDecoderHead, precision: PrecisionName, cancel?: CancelToken): Promise<Decoder>
+  /**
+   * Packs embedding, output and final norm. Layers follow one by one, so that progress and abort are possible, and so
+   * that with a CUDA device (as for MoeLayer) no more than one of them is in host memory.
+   */
+  static create(
+    head: NativeDecoderHead,
+    precision: PrecisionName,
+    cancel?: CancelToken,
+    device?: number,
+  ): Promise<Decoder>
   addLayer(layer: NativeDecoderLayer, cancel?: CancelToken): Promise<void>
   /** Checks the whole; forward() refuses before. */
   finish(): void
+  /** -1: the CPU */
+  readonly device: number
   readonly bytes: number
+  readonly deviceBytes: number
   /** Logits [T, V] ('all') or [1, V] ('last'). Without a cache a temporary one is used. */
   forward(
     ids: Int32Array,
@@ -383,6 +412,10 @@ export interface NativeQuantizeOptions {
   group?: number // 0 = one scale per row
   symmetric?: boolean
   planes?: number // wn: residual planes after the 2-bit base
+  codebook?: number // w4c, by rtn: 0 MXFP4, 1 NVFP4, 2 NF4
+  /** what the columns, and the rows, of the source are multiplied by first; moments are those before it */
+  inputScale?: Float32Array
+  rowScale?: Float32Array
   damping?: number
   actOrder?: boolean
   sweeps?: number // descent rounds after GPTQ
@@ -419,8 +452,6 @@ export interface NativeImportOptions {
   bits?: number
   group?: number // 0 = the whole row
   storedZeroMinusOne?: boolean
-  firstRow?: number
-  rowStep?: number
   divide?: boolean
 }
 
@@ -439,7 +470,8 @@ export class QuantizedMatrix {
     hessian?: NativeHessian,
     cancel?: CancelToken,
   ): Promise<QuantizedMatrix>
-  static from(parts: NativeQuantizedParts): QuantizedMatrix
+  /** Copies before it returns; codes are unpacked and checked on the op thread. */
+  static from(parts: NativeQuantizedParts, cancel?: CancelToken): Promise<QuantizedMatrix>
   /** tensors by the names of their format: qweight, qzeros, scales, g_idx, weight_packed, weight_scale, ... */
   static import(
     options: NativeImportOptions,
@@ -476,7 +508,32 @@ export class Calibration {
     expert: number,
     replacement: { gate?: QuantizedMatrix; up?: QuantizedMatrix; down?: QuantizedMatrix },
     cancel?: CancelToken,
+    /** [H]: the replacements were made with it and take inputs divided by it */
+    inputScale?: Float32Array,
   ): Promise<{ error: number; scale: number }>
+  /**
+   * Powers of two per input channel for matrices that share their inputs, to multiply columns by: EAQuant's merged
+   * ranges, or AWQ's search, which asks consumers with an `expert` only (part 'units': down projections).
+   */
+  smoothing(
+    layer: number,
+    options: {
+      kind: 'eaquant' | 'awq'
+      part: 'input' | 'units'
+      format?: QuantFormatName
+      symmetric?: boolean
+      group?: number
+    },
+    consumers: { expert?: number; weights: TensorSource[] }[],
+    cancel?: CancelToken,
+  ): Promise<{ scale: Float32Array; power: number; loss: number; lossPlain: number }>
+  /** The router in 8 bits, clipped where its choice of k experts stays closest to the exact one on sampled inputs. */
+  alignRouter(
+    layer: number,
+    weight: TensorSource,
+    options: { k: number; bias?: TensorSource; inputScale?: Float32Array },
+    cancel?: CancelToken,
+  ): Promise<{ ratio: number; kl: number; klPlain: number; matrix: QuantizedMatrix }>
   readonly bytes: number
   dispose(): void
 }
@@ -511,5 +568,42 @@ export function runtimeInfo(): RuntimeInfo
 export function setThreads(threads: number): void
 /** Forces an instruction set (tests and benches). Errors: ISA_UNAVAILABLE. */
 export function setIsa(isa: string): void
+
+/** What keeps a CUDA backend or one of its devices from being used. */
+export type CudaProblem = 'library' | 'driver' | 'device' | 'capability' | 'lost' | 'failed'
+
+export interface CudaDevice {
+  index: number
+  /** '' when it could not be asked */
+  name: string
+  computeCapability: string
+  multiprocessors: number
+  memory: number
+  memoryFree: number
+  /** absent: usable */
+  problem?: CudaProblem
+  why?: string
+}
+
+export interface CudaInfo {
+  /** of the library that was looked for; '': none */
+  path: string
+  /** absent when the library did not load */
+  kind?: 'cuda' | 'emulation'
+  problem?: CudaProblem
+  why?: string
+  /** 1000 * major + 10 * minor of the CUDA version that the driver and the library are made for; 0: not known */
+  driver: number
+  runtime: number
+  /** devices there are */
+  count: number
+  devices: CudaDevice[]
+}
+
+/** The library of the CUDA backend, loaded at first use; to be set before that, ignored later. */
+export function setCudaLibrary(path: string): void
+/** Looks at all devices, or at one: a look makes a context on it, which costs memory and time. */
+export function cudaInfo(device?: number): Promise<CudaInfo>
+
 /** The codes of native/core/error_codes.def in order. */
 export const errorCodes: string[]

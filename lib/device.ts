@@ -1,38 +1,120 @@
-import { SmoeError, rangeError, typeError } from './errors'
+import type { CudaDevice, CudaInfo, CudaProblem } from '../binding'
+import { SmoeError, fromNative, rangeError, typeError } from './errors'
+import { native } from './native'
 
-/** Where tensors and layers live. 'auto' takes the best one there is. */
-export type Device = 'cpu' | 'auto' | `cuda:${number}`
+/** Where layers and models run. 'auto' takes the first usable GPU, else the CPU; 'cuda' is 'cuda:0'. */
+export type Device = 'cpu' | 'auto' | 'cuda' | `cuda:${number}`
+/** Where a layer or a model is. */
+export type DeviceName = 'cpu' | `cuda:${number}`
 
 /** One device as `devices()` reports it. */
 export interface DeviceInfo {
+  /** as `device` options take it */
   device: string
   available: boolean
   /** Why it can or cannot be used. */
   why: string
+  /** What to do about a device that cannot be used. */
+  fix?: string
+  /** of a GPU */
+  name?: string
+  computeCapability?: string
+  /** bytes */
+  memory?: number
+  memoryFree?: number
 }
 
-const noCuda = 'this build has no CUDA backend'
+export const hostDevice = -1
+const automatic = -2
+const expected = `'cpu', 'auto', 'cuda' or 'cuda:N'`
 
-/** Every kind of device this package knows, and why each can or cannot be used here. */
-export function devices(): DeviceInfo[] {
-  return [
-    { device: 'cpu', available: true, why: 'always available' },
-    { device: 'cuda', available: false, why: noCuda },
-  ]
+/** Every device of this machine, and why each can or cannot be used here. The first look at a GPU takes its time. */
+export async function devices(): Promise<DeviceInfo[]> {
+  return [{ device: 'cpu', available: true, why: 'always available' }, ...cudaDevices(await cudaInfo())]
+}
+
+/** What the CUDA backend finds. */
+export async function cudaInfo(): Promise<CudaInfo> {
+  try {
+    return await native().cudaInfo()
+  } catch (error) {
+    throw fromNative(error)
+  }
+}
+
+/** The GPUs, or one entry that says why there is none to use. */
+export function cudaDevices(info: CudaInfo): DeviceInfo[] {
+  if (info.problem !== undefined || info.devices.length === 0) {
+    const problem = info.problem ?? 'device'
+    const why = info.why ?? 'there is no CUDA device'
+    return [{ device: 'cuda', available: false, why, fix: cudaFix(problem, info) }]
+  }
+  return info.devices.map((device) => describeCuda(device, info))
+}
+
+function describeCuda(device: CudaDevice, info: CudaInfo): DeviceInfo {
+  const { name, computeCapability, memory, memoryFree, problem } = device
+  const known = name === '' ? {} : { name, computeCapability, memory, memoryFree }
+  const common = { device: `cuda:${device.index}`, ...known }
+  if (problem === undefined) {
+    return { ...common, available: true, why: info.kind === 'cuda' ? 'usable' : 'an emulation, for tests' }
+  }
+  return { ...common, available: false, why: device.why ?? problem, fix: cudaFix(problem, info) }
+}
+
+/** CUDA's way to write a version: 13000 is 13.0. */
+export const cudaVersion = (version: number): string =>
+  `${Math.floor(version / 1000)}.${Math.floor((version % 1000) / 10)}`
+
+function cudaFix(problem: CudaProblem, info: CudaInfo): string {
+  switch (problem) {
+    case 'library':
+      return info.path === ''
+        ? 'SMOE_CUDA=1 npm rebuild smoe --build-from-source, with CMake 3.22, a C++17 compiler and nvcc installed'
+        : process.env.SMOE_CUDA_LIBRARY
+          ? 'set SMOE_CUDA_LIBRARY to a CUDA backend of this release, or unset it'
+          : 'install smoe again, so that addon and plug-in are of one release'
+    case 'driver':
+      return `install an NVIDIA driver for CUDA ${cudaVersion(info.runtime)} or newer`
+    case 'device':
+      return 'make a GPU visible to this process (CUDA_VISIBLE_DEVICES; --gpus of a container)'
+    case 'capability':
+      return 'use a GPU of compute capability 8.0 or newer'
+    case 'lost':
+      return 'start this process again; the kernel log (dmesg) may say why the GPU failed'
+    case 'failed':
+      return 'see whether nvidia-smi works, and whether another process holds the GPU'
+  }
 }
 
 /**
- * The device that a request means here. A named device that cannot be used is an error, never a silent fall-back.
- * @throws SmoeError ERR_SMOE_DEVICE_UNAVAILABLE
+ * A `device` option as the addon takes it, which resolves 'auto' by itself. SMOE_DEVICE says what 'auto' and no device
+ * mean in this process.
  */
-export function resolveDevice(device: unknown): 'cpu' {
-  if (device === undefined || device === 'cpu' || device === 'auto') return 'cpu'
-  if (typeof device !== 'string') throw typeError('device', `'cpu', 'auto' or 'cuda:N'`, device)
-  if (/^cuda(:\d+)?$/.test(device)) {
-    throw new SmoeError(
-      'ERR_SMOE_DEVICE_UNAVAILABLE',
-      `device '${device}' cannot be used: ${noCuda}; use 'cpu' or 'auto'`,
-    )
-  }
-  throw rangeError('device', `'cpu', 'auto' or 'cuda:N'`, device)
+export function deviceIndex(device: unknown): number {
+  const given = device ?? 'auto'
+  if (typeof given !== 'string') throw typeError('device', expected, device)
+  const preset = process.env.SMOE_DEVICE
+  if (given === 'auto' && preset !== undefined && preset !== '') return parse('SMOE_DEVICE', preset)
+  return parse('device', given)
+}
+
+function parse(name: string, device: string): number {
+  if (device === 'cpu') return hostDevice
+  if (device === 'auto') return automatic
+  const index = /^cuda(?::(\d{1,4}))?$/.exec(device)
+  if (index === null) throw rangeError(name, expected, device)
+  return Number(index[1] ?? 0)
+}
+
+/** The other way round. */
+export const deviceName = (index: number): DeviceName => (index < 0 ? 'cpu' : `cuda:${index}`)
+
+/** Where tensors can be: in host memory. Layers and models on a GPU copy what they are given. */
+export function checkHostDevice(device: unknown): void {
+  if (deviceIndex(device) < 0) return
+  throw new SmoeError(
+    'ERR_SMOE_DEVICE_UNAVAILABLE',
+    `tensors stay in host memory, they cannot go to '${String(device)}': layers and models on a GPU copy what they are given`,
+  )
 }

@@ -1,5 +1,5 @@
 export { SmoeError, errorCodes, type CodedError, type ErrorCode } from './errors'
-export { devices, type Device, type DeviceInfo } from './device'
+export { devices, type Device, type DeviceInfo, type DeviceName } from './device'
 export { runtimeInfo, setThreads } from './runtime'
 export { Tensor } from './tensor/tensor'
 export type { Dtype, DtypeArrays, FloatDtype, TensorData } from './tensor/dtype'

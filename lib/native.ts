@@ -1,3 +1,4 @@
+import fs from 'node:fs'
 import path from 'node:path'
 import nodeGypBuild from 'node-gyp-build'
 import type * as Binding from '../binding'
@@ -22,9 +23,19 @@ export function native(): typeof Binding {
     } catch (error) {
       throw unavailable(`${found} does not load: ${(error as Error).message}`, error)
     }
+    binding.setCudaLibrary(cudaLibrary(found))
     file = found
   }
   return binding
+}
+
+/** The CUDA plug-in: SMOE_CUDA_LIBRARY, else the one beside the addon; '' when there is none. It is not loaded here. */
+function cudaLibrary(addon: string): string {
+  const override = process.env.SMOE_CUDA_LIBRARY
+  if (override !== undefined && override !== '') return path.resolve(override)
+  const name = process.platform === 'win32' ? 'smoe_cuda.dll' : 'smoe_cuda.so'
+  const beside = path.join(path.dirname(addon), name)
+  return fs.existsSync(beside) ? beside : ''
 }
 
 /** Path of the loaded addon; undefined before the first use. */

@@ -42,6 +42,8 @@ function nativeTests() {
   // The CUDA kernels in emulation; not built on Windows.
   const emulated = binary('smoe_cuda_emu_tests')
   if (fs.existsSync(emulated)) results.push(runDoctest('cuda_emu', emulated, {}))
+  const device = binary('smoe_cuda_device_tests')
+  if (fs.existsSync(device)) results.push(runDoctest('cuda_device', device, {}))
   return results.length > 0 ? results : [{ name: 'native', passed: 0, failed: 1, skipped: 0 }]
 }
 

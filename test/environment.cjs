@@ -23,5 +23,6 @@ module.exports = class extends TestEnvironment {
   constructor(config, context) {
     super(config, context)
     for (const name of shared) this.global[name] = globalThis[name]
+    Object.assign(this.global.process.env, config.projectConfig.testEnvironmentOptions.env)
   }
 }

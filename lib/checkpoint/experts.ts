@@ -45,8 +45,11 @@ function interleaved(weights: Weights, fused: FusedExperts, plan: MoePlan, index
   const { experts, width } = plan
   const { gateUp, down } = fused
   const coded = weights.checkpoint.has(`${gateUp}_blocks`)
+  const names = plan.expert(index)
+  const quantized = (name: string, shape: [number, number]) => weights.checkpoint.quantized?.find(name, shape)
   const gate = (odd: 0 | 1) =>
-    coded
+    quantized(odd === 0 ? names.gate : names.up, [width, hidden]) ??
+    (coded
       ? weights.mxfp4(gateUp, experts, index, [2 * width, hidden], [width, hidden], {
           first: odd * hidden,
           strides: [2 * hidden, 1],
@@ -54,7 +57,7 @@ function interleaved(weights: Weights, fused: FusedExperts, plan: MoePlan, index
       : weights.part(gateUp, [experts, hidden, 2 * width], [width, hidden], {
           first: index * hidden * 2 * width + odd,
           strides: [2, 2 * width],
-        })
+        }))
   const bias = (odd: 0 | 1) =>
     weights.part(`${gateUp}_bias`, [experts, 2 * width], [width], {
       first: index * 2 * width + odd,
@@ -66,9 +69,11 @@ function interleaved(weights: Weights, fused: FusedExperts, plan: MoePlan, index
   return {
     gate: gate(0),
     up: gate(1),
-    down: coded
-      ? weights.mxfp4(down, experts, index, [hidden, width], [hidden, width], downView)
-      : weights.part(down, [experts, width, hidden], [hidden, width], downView),
+    down:
+      quantized(names.down, [hidden, width]) ??
+      (coded
+        ? weights.mxfp4(down, experts, index, [hidden, width], [hidden, width], downView)
+        : weights.part(down, [experts, width, hidden], [hidden, width], downView)),
     gateBias: bias(0),
     upBias: bias(1),
     downBias: weights.part(`${down}_bias`, [experts, hidden], [hidden], {

@@ -1,14 +1,15 @@
 import { type Command, Option } from 'commander'
+import type { Device } from '../device'
 import { type WeightFormat, weightFormats } from '../layer/description'
 import { MoeModel } from '../model/moe_model'
 import { runtimeInfo, setThreads } from '../runtime'
-import { type LayerResult, benchLayer } from './bench_layer'
+import { type LayerResult, benchLayer, figures } from './bench_layer'
 import { benchModel } from './bench_model'
 import { benchOverhead } from './bench_overhead'
 import { shapes } from './bench_shapes'
 import { formatBytes, formatNumber, formatSeconds, formatTable } from './format'
 import { positiveInteger, positiveIntegers } from './options'
-import { type Session, jsonOption, usageError, withSession } from './session'
+import { type Session, deviceOption, jsonOption, usageError, withSession } from './session'
 
 interface BenchOptions {
   shape: string
@@ -16,6 +17,7 @@ interface BenchOptions {
   precision: 'exact' | 'fast'
   tokens: number[]
   threads?: number
+  device: Device
   rounds: number
   overhead?: boolean
   json?: boolean
@@ -30,8 +32,7 @@ function layerTable(results: readonly LayerResult[]): string {
     'experts',
     'GB/s',
     'GFLOP/s',
-    'bound by',
-    'of roofline',
+    ...(results[0]?.boundBy ? ['bound by', 'of roofline'] : []),
   ]
   const rows = results.map((result) => [
     String(result.tokens),
@@ -41,21 +42,17 @@ function layerTable(results: readonly LayerResult[]): string {
     formatNumber(result.distinctExperts),
     formatNumber(result.gigabytesPerSecond),
     formatNumber(result.gigaflopsPerSecond),
-    result.boundBy,
-    `${(result.ratio * 100).toFixed(0)} %`,
+    ...(result.boundBy && result.ratio !== null
+      ? [result.boundBy, `${(result.ratio * 100).toFixed(0)} %`]
+      : []),
   ])
   return formatTable(header, rows)
 }
 
 function ceilingsTable(results: readonly LayerResult[]): string {
-  const rows = results.map(({ tokens, ceilings }) => [
-    String(tokens),
-    formatNumber(ceilings.dramReadGBs),
-    formatNumber(ceilings.l3ReadGBs),
-    formatNumber(ceilings.fmaGflops),
-    formatNumber(ceilings.bf16Gflops),
-    formatNumber(ceilings.int8Gops),
-  ])
+  const rows = results.flatMap(({ tokens, ceilings }) =>
+    ceilings === null ? [] : [[tokens, ...figures.map((figure) => ceilings[figure])].map(formatNumber)],
+  )
   return formatTable(['tokens', 'DRAM GB/s', 'cache GB/s', 'f32 GFLOP/s', 'bf16 GFLOP/s', 'int8 GOP/s'], rows)
 }
 
@@ -70,24 +67,27 @@ async function shapeBench(session: Session, options: BenchOptions): Promise<void
   const { precision, tokens, rounds } = options
   const format = options.format ?? 'bf16'
   const { signal, progress } = session
-  const { results, layerBytes } = await benchLayer({
+  const { results, layerBytes, device } = await benchLayer({
     shape,
     format,
     precision,
+    device: options.device,
     tokens,
     rounds,
     signal,
     progress,
   })
   if (options.json)
-    return session.json({ ...machine(), shape, format, precision, rounds, layerBytes, results })
+    return session.json({ ...machine(), device, shape, format, precision, rounds, layerBytes, results })
   const { isa, threads } = machine()
   const { hidden, inter, experts, topK } = shape
   session.print(
     `${shape.name}: hidden ${hidden}, inter ${inter}, experts ${experts}, top ${topK}; ` +
-      `${format} weights, ${precision}, ${isa}, ${threads} threads, layer ${formatBytes(layerBytes)}\n`,
+      `${format} weights, ${precision}, ${device === 'cpu' ? `${isa}, ${threads} threads` : device}, ` +
+      `layer ${formatBytes(layerBytes)}\n`,
   )
   session.print(layerTable(results))
+  if (device !== 'cpu') return
   session.print(
     `\nceilings of this machine, measured between the parts of each row:\n${ceilingsTable(results)}`,
   )
@@ -95,8 +95,9 @@ async function shapeBench(session: Session, options: BenchOptions): Promise<void
 
 async function overheadBench(session: Session, options: BenchOptions): Promise<void> {
   session.progress('measuring calls')
-  const results = await benchOverhead(options.precision, session.signal)
-  if (options.json) return session.json({ ...machine(), precision: options.precision, results })
+  const results = await benchOverhead(options.precision, options.device, session.signal)
+  if (options.json)
+    return session.json({ ...machine(), device: options.device, precision: options.precision, results })
   const rows = results.map(({ layer, forwardSync, forward, asyncExtra }) => [
     layer,
     formatSeconds(forwardSync),
@@ -110,12 +111,13 @@ async function modelBench(session: Session, dir: string, options: BenchOptions):
   const { signal, progress } = session
   const { precision, tokens, rounds } = options
   progress(`loading ${dir}`)
-  const model = await MoeModel.load(dir, { precision, signal })
+  const model = await MoeModel.load(dir, { precision, device: options.device, signal })
+  const { device } = model
   try {
     const results = await benchModel(model, { tokens, rounds, signal, progress })
-    if (options.json) return session.json({ ...machine(), model: dir, precision, rounds, results })
+    if (options.json) return session.json({ ...machine(), device, model: dir, precision, rounds, results })
     const { isa, threads } = machine()
-    session.print(`${dir}: ${precision}, ${isa}, ${threads} threads\n`)
+    session.print(`${dir}: ${precision}, ${device === 'cpu' ? `${isa}, ${threads} threads` : device}\n`)
     const rows = results.map((result) => [
       result.phase,
       String(result.tokens),
@@ -159,6 +161,7 @@ export function addBench(program: Command): void {
     .option('--tokens <list>', 'tokens per call, separated by commas', positiveIntegers, [1, 8, 64, 512])
     .option('--threads <n>', 'threads to use', positiveInteger)
     .option('--rounds <n>', 'rounds over the inputs', positiveInteger, 5)
+    .addOption(deviceOption())
     .option('--overhead', 'the cost of a call beyond its kernels')
     .addOption(jsonOption())
     .action(withSession(bench))

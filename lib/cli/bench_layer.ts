@@ -1,6 +1,7 @@
 import { performance } from 'node:perf_hooks'
 import type { Ceilings, PrecisionName } from '../../binding'
 import type { WeightFormat } from '../layer/description'
+import type { Device, DeviceName } from '../device'
 import { MoeLayer } from '../layer/moe_layer'
 import { abortable, native } from '../native'
 import { Router } from '../router/router'
@@ -13,6 +14,7 @@ export interface LayerBenchOptions {
   shape: Shape
   format: WeightFormat
   precision: PrecisionName
+  device: Device
   tokens: readonly number[]
   rounds: number
   signal: AbortSignal
@@ -32,12 +34,12 @@ export interface LayerResult {
   flops: number
   gigabytesPerSecond: number
   gigaflopsPerSecond: number
-  /** What the slower of memory and arithmetic allows, in seconds. */
-  roofline: number
-  boundBy: 'memory' | 'cache' | 'arithmetic'
+  /** What the slower of memory and arithmetic allows, in seconds; this and what follows of the CPU only. */
+  roofline: number | null
+  boundBy: 'memory' | 'cache' | 'arithmetic' | null
   /** roofline / seconds: 1 is the ceiling. */
-  ratio: number
-  ceilings: Ceilings
+  ratio: number | null
+  ceilings: Ceilings | null
 }
 
 const INPUTS = 8 // different inputs, so that the routing moves from call to call
@@ -66,6 +68,7 @@ export async function createLayer(
   shape: Shape,
   format: WeightFormat,
   precision: PrecisionName,
+  device: Device,
   signal: AbortSignal,
 ): Promise<{ layer: MoeLayer; routerWeight: Tensor }> {
   const { hidden, inter, experts } = shape
@@ -81,6 +84,7 @@ export async function createLayer(
     routerWeight,
     experts: Array.from({ length: experts }, (_, e) => ({ ...variants[e % variants.length]!, format })),
     precision,
+    device,
     signal,
   })
   return { layer, routerWeight }
@@ -89,10 +93,11 @@ export async function createLayer(
 const measureCeilings = (signal: AbortSignal): Promise<Ceilings> =>
   abortable(signal, (cancel) => native().measureCeilings(native().runtimeInfo().threads, cancel))
 
-const figures = ['dramReadGBs', 'l3ReadGBs', 'fmaGflops', 'bf16Gflops', 'int8Gops'] as const
+export const figures = ['dramReadGBs', 'l3ReadGBs', 'fmaGflops', 'bf16Gflops', 'int8Gops'] as const
 
-/** One set of ceilings from several, figure by figure. */
-function merge(all: readonly Ceilings[], pick: (values: number[]) => number): Ceilings {
+/** One set of ceilings from several, figure by figure; none from none. */
+function merge(all: readonly (Ceilings | null)[], pick: (values: number[]) => number): Ceilings | null {
+  if (!all.every((ceilings) => ceilings !== null)) return null
   const merged = { ...all[0]! }
   for (const figure of figures) merged[figure] = pick(all.map((ceilings) => ceilings[figure]))
   return merged
@@ -103,7 +108,12 @@ const mean = (values: number[]): number => values.reduce((sum, value) => sum + v
 /** The row of a table from its parts: the median part, figure by figure. */
 function medianPart(parts: readonly LayerResult[], seconds: number[]): LayerResult {
   const time = median(seconds)
-  const middle = [...parts].sort((a, b) => a.ratio - b.ratio)[Math.floor(parts.length / 2)]!
+  const rank = ({ ratio, seconds }: LayerResult) => ratio ?? -seconds
+  const middle = [...parts].sort((a, b) => rank(a) - rank(b))[Math.floor(parts.length / 2)]!
+  const among = (pick: (part: LayerResult) => number | null): number | null => {
+    const values = parts.map(pick).filter((value) => value !== null)
+    return values.length === 0 ? null : median(values)
+  }
   return {
     ...middle,
     seconds: time,
@@ -111,8 +121,8 @@ function medianPart(parts: readonly LayerResult[], seconds: number[]): LayerResu
     tokensPerSecond: middle.tokens / time,
     gigabytesPerSecond: middle.bytes / time / 1e9,
     gigaflopsPerSecond: middle.flops / time / 1e9,
-    roofline: median(parts.map(({ roofline }) => roofline)),
-    ratio: median(parts.map(({ ratio }) => ratio)),
+    roofline: among(({ roofline }) => roofline),
+    ratio: among(({ ratio }) => ratio),
     ceilings: merge(
       parts.map(({ ceilings }) => ceilings),
       median,
@@ -126,13 +136,26 @@ function summarise(
   tokens: number,
   seconds: number[],
   distinctExperts: number,
-  ceilings: Ceilings,
+  ceilings: Ceilings | null,
 ): LayerResult {
   const { hidden, inter, experts, topK } = shape
   const routerBytes = experts * hidden * 4
   const expertBytes = (layerBytes - routerBytes) / experts // as packed, with scales
   const bytes = distinctExperts * expertBytes + routerBytes
   const flops = tokens * (topK * 6 * hidden * inter + 2 * experts * hidden)
+  const time = median(seconds)
+  const common = {
+    tokens,
+    seconds: time,
+    best: Math.min(...seconds),
+    tokensPerSecond: tokens / time,
+    distinctExperts,
+    bytes,
+    flops,
+    gigabytesPerSecond: bytes / time / 1e9,
+    gigaflopsPerSecond: flops / time / 1e9,
+  }
+  if (ceilings === null) return { ...common, roofline: null, boundBy: null, ratio: null, ceilings }
   // A layer that fits into the last-level cache is read from there.
   const cached = experts * expertBytes <= (lastLevelCache() ?? 0)
   const memory = bytes / ((cached ? ceilings.l3ReadGBs : ceilings.dramReadGBs) * 1e9)
@@ -145,17 +168,8 @@ function summarise(
         : ceilings.int8Gops
   const arithmetic = flops / (peak * 1e9)
   const roofline = Math.max(memory, arithmetic)
-  const time = median(seconds)
   return {
-    tokens,
-    seconds: time,
-    best: Math.min(...seconds),
-    tokensPerSecond: tokens / time,
-    distinctExperts,
-    bytes,
-    flops,
-    gigabytesPerSecond: bytes / time / 1e9,
-    gigaflopsPerSecond: flops / time / 1e9,
+    ...common,
     roofline,
     boundBy: arithmetic > memory ? 'arithmetic' : cached ? 'cache' : 'memory',
     ratio: roofline / time,
@@ -166,16 +180,25 @@ function summarise(
 /** Times one layer for every number of tokens, in parts between which the machine's ceilings are measured. */
 export async function benchLayer(
   options: LayerBenchOptions,
-): Promise<{ results: LayerResult[]; layerBytes: number }> {
+): Promise<{ results: LayerResult[]; layerBytes: number; device: DeviceName }> {
   const { shape, signal, progress } = options
   progress(`packing ${shape.name}`)
-  const { layer, routerWeight } = await createLayer(shape, options.format, options.precision, signal)
+  const { layer, routerWeight } = await createLayer(
+    shape,
+    options.format,
+    options.precision,
+    options.device,
+    signal,
+  )
   const router = new Router(routerSpec(shape), { weight: routerWeight })
-  const layerBytes = layer.memoryUsage().native
+  const { native: onHost, device: onDevice } = layer.memoryUsage()
+  const layerBytes = onHost + onDevice
   const results: LayerResult[] = []
   try {
+    // Those of the CPU say nothing about a GPU.
+    const measure = () => (layer.device === 'cpu' ? measureCeilings(signal) : Promise.resolve(null))
     progress('measuring ceilings')
-    let before = await measureCeilings(signal)
+    let before = await measure()
     for (const tokens of options.tokens) {
       const inputs = Array.from({ length: INPUTS }, (_, i) =>
         randomTensor([tokens, shape.hidden], 'f32', 1.7, 77 + i),
@@ -200,7 +223,7 @@ export async function benchLayer(
             total += elapsed
           }
         }
-        const after = await measureCeilings(signal)
+        const after = await measure()
         parts.push(summarise(options, layerBytes, tokens, seconds, distinct, merge([before, after], mean)))
         all.push(...seconds)
         before = after
@@ -211,5 +234,5 @@ export async function benchLayer(
     router.dispose()
     layer.dispose()
   }
-  return { results, layerBytes }
+  return { results, layerBytes, device: layer.device }
 }

@@ -1,5 +1,6 @@
 import { performance } from 'node:perf_hooks'
 import type { PrecisionName } from '../../binding'
+import type { Device } from '../device'
 import type { MoeLayer } from '../layer/moe_layer'
 import type { Tensor } from '../tensor/tensor'
 import { createLayer, median } from './bench_layer'
@@ -49,10 +50,14 @@ async function timeLayer(
 }
 
 /** The cost of a call beyond its kernels: one token through a layer of next to no work, and through the tiny shape. */
-export async function benchOverhead(precision: PrecisionName, signal: AbortSignal): Promise<Overhead[]> {
+export async function benchOverhead(
+  precision: PrecisionName,
+  device: Device,
+  signal: AbortSignal,
+): Promise<Overhead[]> {
   const results: Overhead[] = []
   for (const shape of [empty, shapes['tiny']!]) {
-    const { layer } = await createLayer(shape, 'bf16', precision, signal)
+    const { layer } = await createLayer(shape, 'bf16', precision, device, signal)
     try {
       const input = randomTensor([1, shape.hidden], 'f32', 1, 5)
       results.push({ layer: shape.name, ...(await timeLayer(layer, input, signal)) })

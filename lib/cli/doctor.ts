@@ -1,6 +1,7 @@
+import fs from 'node:fs'
 import os from 'node:os'
 import type { Command } from 'commander'
-import { devices } from '../device'
+import { type DeviceInfo, cudaDevices, cudaInfo, cudaVersion } from '../device'
 import { codeOf } from '../errors'
 import { native, nativeFile, platformText } from '../native'
 import { formatBytes, formatFields } from './format'
@@ -29,8 +30,34 @@ function isaReason(active: string, usable: readonly string[]): string {
   return active === usable.at(-1) ? 'the best that this CPU and system offer' : 'chosen by this process'
 }
 
-function collect() {
+/** What the CUDA backend is and finds; null without an addon to ask. */
+async function cudaReport(addon: boolean) {
+  if (!addon) return null
+  const info = await cudaInfo()
+  const version = (number: number) => (number === 0 ? null : cudaVersion(number))
+  return {
+    library: info.path === '' ? null : info.path,
+    loaded: info.kind !== undefined,
+    kind: info.kind ?? null,
+    builtFor: version(info.runtime),
+    driver: version(info.driver),
+    devices: cudaDevices(info),
+  }
+}
+
+/** A machine that has a GPU, or a library that was asked for by name, should be able to use it. */
+function cudaFindings(cuda: Awaited<ReturnType<typeof cudaReport>>): Finding[] {
+  const expected = fs.existsSync('/proc/driver/nvidia/version') || process.env['SMOE_CUDA_LIBRARY']
+  return (cuda?.devices ?? []).flatMap(({ device, available, why, fix, name }) =>
+    available || !(expected || name)
+      ? []
+      : [{ level: 'advice', what: `${device} cannot be used: ${why}`, fix: fix ?? '' }],
+  )
+}
+
+async function collect() {
   const binary = binaryReport()
+  const cuda = await cudaReport(binary.error === null)
   const quota = system.cpuQuota()
   const memory = { total: os.totalmem(), available: system.availableMemory(), limit: system.memoryLimit() }
   const hugePages = system.transparentHugePages()
@@ -57,6 +84,8 @@ function collect() {
       fix: `set SMOE_THREADS=${Math.max(1, Math.floor(quota))}`,
     })
   }
+  findings.push(...cudaFindings(cuda))
+  const cpu: DeviceInfo = { device: 'cpu', available: true, why: 'always available' }
   return {
     version: packageVersion(),
     platform: platformText(),
@@ -83,14 +112,36 @@ function collect() {
       usable: binary.runtime.usableIsas,
     },
     threads: binary.runtime && { active: binary.runtime.threads, max: binary.runtime.maxThreads },
-    devices: devices(),
+    cuda: cuda && {
+      library: cuda.library,
+      loaded: cuda.loaded,
+      kind: cuda.kind,
+      builtFor: cuda.builtFor,
+      driver: cuda.driver,
+    },
+    devices: [cpu, ...(cuda?.devices ?? [])],
+    automatic: process.env['SMOE_DEVICE'] ?? null,
     findings,
     ok: !findings.some(({ level }) => level === 'failure'),
   }
 }
 
-function render(report: ReturnType<typeof collect>): string {
-  const { cpu, memory, binary, isa, threads } = report
+function deviceText({
+  available,
+  why,
+  fix,
+  name,
+  computeCapability,
+  memory,
+  memoryFree,
+}: DeviceInfo): string {
+  const free = memory && memoryFree ? `${formatBytes(memoryFree)} free of ${formatBytes(memory)}, ` : ''
+  const what = name ? `${name}, compute capability ${computeCapability}, ${free}` : ''
+  return `${what}${available ? 'usable' : 'not usable'}: ${why}${fix ? `; to change that: ${fix}` : ''}`
+}
+
+function render(report: Awaited<ReturnType<typeof collect>>): string {
+  const { cpu, memory, binary, isa, threads, cuda } = report
   const build = binary.build
     ? ` (${binary.build.compiler}, ${binary.build.type}, Node-API ${binary.build.napi})`
     : ''
@@ -108,20 +159,24 @@ function render(report: ReturnType<typeof collect>): string {
   ]
   if (isa) fields.push(['instruction set', `${isa.active}: ${isa.why} (usable: ${isa.usable.join(', ')})`])
   if (threads) fields.push(['threads', `${threads.active} of at most ${threads.max}`])
-  for (const { device, available, why } of report.devices) {
-    fields.push([`device ${device}`, `${available ? 'usable' : 'not usable'}: ${why}`])
+  if (cuda?.library) {
+    const versions = `for CUDA ${cuda.builtFor ?? 'unknown'}, driver ${cuda.driver ?? 'not found'}`
+    fields.push(['cuda plug-in', `${cuda.library}, ${cuda.loaded ? versions : 'not loaded'}`])
+  } else if (cuda) {
+    fields.push(['cuda plug-in', 'none'])
   }
+  for (const device of report.devices) fields.push([`device ${device.device}`, deviceText(device)])
+  if (report.automatic) fields.push(['device auto', `${report.automatic}, because SMOE_DEVICE says so`])
   const lines = report.findings.map(({ level, what, fix }) => `\n${level}: ${what}\n  fix: ${fix}`)
   if (binary.error !== null) lines.push(`\n${binary.error}`)
   return [formatFields(fields), ...(lines.length > 0 ? lines : ['\nEverything needed is here.'])].join('\n')
 }
 
-function doctor(session: Session, options: { json?: boolean }): Promise<void> {
-  const report = collect()
+async function doctor(session: Session, options: { json?: boolean }): Promise<void> {
+  const report = await collect()
   if (options.json) session.json(report)
   else session.print(render(report))
   if (!report.ok) process.exitCode = 1
-  return Promise.resolve()
 }
 
 export function addDoctor(program: Command): void {

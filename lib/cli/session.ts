@@ -85,10 +85,16 @@ export function usageError(message: string): CommanderError {
 
 export const jsonOption = (): Option => new Option('--json', 'print one JSON document')
 
+export const deviceOption = (): Option =>
+  new Option(
+    '--device <device>',
+    'where to run: cpu, cuda, cuda:N, or auto for a GPU if there is one',
+  ).default('auto')
+
 /** Options of every command that loads a model. */
 export function withModelOptions(command: Command): Command {
   return command
-    .addOption(new Option('--device <device>', 'where to run').default('auto'))
+    .addOption(deviceOption())
     .addOption(
       new Option('--precision <precision>', 'activations').choices(['exact', 'fast']).default('fast'),
     )

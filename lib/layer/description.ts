@@ -24,7 +24,7 @@ export type Activation = ActivationName
 export type GluParameters = NativeGluParameters
 /**
  * How weights are kept. The quantized formats are made from the given tensors by rounding to nearest: w8, w4, w3, w2, w1
- * integers of that many bits; w4c MXFP4; wn 2 bits and two one-bit planes; t2, t5 ternary; f8 E4M3.
+ * integers of that many bits; w4c a 4-bit codebook; wn 2 bits and two one-bit planes; t2, t5 ternary; f8 E4M3.
  */
 export type WeightFormat = WeightFormatName
 /**
@@ -32,6 +32,10 @@ export type WeightFormat = WeightFormatName
  * quantized formats.
  */
 export type Precision = PrecisionName
+
+/** 4-bit codebooks: E2M1 with a power of two per 32 columns, E2M1 with E4M3 per 16, normal quantiles with f16 per 32. */
+export const codebooks = ['mxfp4', 'nvfp4', 'nf4'] as const
+export type Codebook = (typeof codebooks)[number]
 
 export const activations: readonly Activation[] = [
   'silu',
@@ -86,6 +90,8 @@ export interface ExpertWeights {
   group?: number
   /** with zero points (w8, w4, w3, w2) */
   asym?: boolean
+  /** of w4c; default 'mxfp4' */
+  codebook?: Codebook
 }
 
 /** A MoE layer from tensors; all are copied before create() returns its promise. */
@@ -156,11 +162,13 @@ function checkGlu(value: unknown): GluParameters {
 }
 
 function withFormat(name: string, source: MatrixSource, expert: ExpertWeights, down: boolean): MatrixSource {
-  const { group, asym } = expert
+  const { group, asym, codebook } = expert
   const format = (down ? expert.downFormat : undefined) ?? expert.format
   if (format === undefined) return source
   source.format = checkOneOf(`${name}.${down ? 'downFormat' : 'format'}`, format, weightFormats)
   if (format === 'f32' || format === 'bf16') return source
+  if (codebook !== undefined)
+    source.codebook = codebooks.indexOf(checkOneOf(`${name}.codebook`, codebook, codebooks))
   if (group !== undefined) source.group = checkInteger(`${name}.group`, group, 1)
   if (asym !== undefined) {
     if (typeof asym !== 'boolean') throw typeError(`${name}.asym`, 'a boolean', asym)

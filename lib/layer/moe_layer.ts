@@ -2,7 +2,7 @@ import type { MoeForwardOptions, MoeLayer as NativeMoeLayer } from '../../bindin
 import { describeMoe, readArchitecture } from '../checkpoint/describe'
 import { openCheckpoint } from '../checkpoint/open'
 import { resolvePending } from '../checkpoint/quantized/pending'
-import { resolveDevice } from '../device'
+import { type DeviceName, deviceIndex, deviceName } from '../device'
 import { SmoeError, fromNative, rangeError, typeError } from '../errors'
 import { MomentumState } from '../momentum/state'
 import { abortable, native } from '../native'
@@ -27,7 +27,7 @@ export class MoeLayer {
   readonly experts: number
   /** K: most experts per token */
   readonly slots: number
-  readonly device = 'cpu'
+  readonly device: DeviceName
   readonly precision: Precision
   readonly layerIndex: number | undefined
   readonly #native: NativeMoeLayer
@@ -38,6 +38,7 @@ export class MoeLayer {
     this.hidden = layer.hidden
     this.experts = layer.expertCount
     this.slots = layer.slots
+    this.device = deviceName(layer.device)
     this.precision = precision
     this.layerIndex = layerIndex
   }
@@ -45,13 +46,15 @@ export class MoeLayer {
   /** Builds a layer from tensors and packs their weights, off the JavaScript thread. */
   static async create(options: MoeLayerCreateOptions): Promise<MoeLayer> {
     if (typeof options !== 'object' || options === null) throw typeError('options', 'an object', options)
-    resolveDevice(options.device)
+    const device = deviceIndex(options.device)
     const precision = checkPrecision(options.precision)
     const signal = checkSignal(options.signal)
     const { layerIndex } = options
     if (layerIndex !== undefined) checkInteger('layerIndex', layerIndex, 0)
     const desc = describeLayer(options)
-    const layer = await abortable(signal, (cancel) => native().MoeLayer.create(desc, precision, cancel))
+    const layer = await abortable(signal, (cancel) =>
+      native().MoeLayer.create(desc, precision, cancel, device),
+    )
     return new MoeLayer(layer, precision, layerIndex)
   }
 
@@ -62,8 +65,8 @@ export class MoeLayer {
    */
   static async load(checkpointDir: string, options: MoeLayerLoadOptions): Promise<MoeLayer> {
     checkString('checkpointDir', checkpointDir)
-    const { layer: index, device, precision: wanted, signal: given } = checkOptions('options', options)
-    resolveDevice(device)
+    const { layer: index, device: where, precision: wanted, signal: given } = checkOptions('options', options)
+    const device = deviceIndex(where)
     const precision = checkPrecision(wanted)
     const signal = checkSignal(given)
     signal?.throwIfAborted()
@@ -78,7 +81,7 @@ export class MoeLayer {
       const found = describeMoe(architecture, index!, checkpoint)
       const { description, release } = await resolvePending(found, signal)
       const layer = await abortable(signal, (cancel) =>
-        native().MoeLayer.create(description, precision, cancel),
+        native().MoeLayer.create(description, precision, cancel, device),
       ).finally(release)
       return new MoeLayer(layer, precision, index)
     } finally {
@@ -174,9 +177,10 @@ export class MoeLayer {
     this.#native.resetStats()
   }
 
-  /** Bytes of packed weights, outside the JavaScript heap. */
-  memoryUsage(): { native: number } {
-    return { native: this.#disposed ? 0 : this.#native.bytes }
+  /** Bytes of packed weights: in host memory outside the JavaScript heap, and on the GPU. */
+  memoryUsage(): { native: number; device: number } {
+    if (this.#disposed) return { native: 0, device: 0 }
+    return { native: this.#native.bytes, device: this.#native.deviceBytes }
   }
 
   /** Frees the weights; calls that run finish first. Idempotent. */

@@ -19,6 +19,7 @@ export async function loadDecoder(
   dir: string,
   architecture: Architecture,
   precision: Precision,
+  device: number,
   signal: AbortSignal | undefined,
   onProgress: (progress: LoadProgress) => void,
   format?: LoadFormat,
@@ -29,9 +30,9 @@ export async function loadDecoder(
     const head = describeHead(architecture, checkpoint)
     const descriptions = architecture.layers.map((_, i) => describeLayer(architecture, i, checkpoint))
     const { description: ready, release } = await resolvePending(head, signal)
-    decoder = await abortable(signal, (cancel) => native().Decoder.create(ready, precision, cancel)).finally(
-      release,
-    )
+    decoder = await abortable(signal, (cancel) =>
+      native().Decoder.create(ready, precision, cancel, device),
+    ).finally(release)
     const target = decoder
     for (const [i, layer] of descriptions.entries()) {
       const { description, release: drop } = await resolvePending(layer, signal)
@@ -58,7 +59,6 @@ async function addLayer(
   format: LoadFormat | undefined,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  if (format === undefined) return abortable(signal, (cancel) => decoder.addLayer(stored, cancel))
-  const { layer, release } = await quantizeExperts(stored, format, signal)
-  await abortable(signal, (cancel) => decoder.addLayer(layer, cancel)).finally(release)
+  const layer = format === undefined ? stored : quantizeExperts(stored, format)
+  await abortable(signal, (cancel) => decoder.addLayer(layer, cancel))
 }

@@ -1,7 +1,7 @@
 import type { Decoder, KvCache, NativeExpertBits } from '../../binding'
 import type { Architecture } from '../checkpoint/architecture'
 import { readArchitecture } from '../checkpoint/describe'
-import { resolveDevice } from '../device'
+import { type DeviceName, deviceIndex, deviceName } from '../device'
 import { SmoeError } from '../errors'
 import { type Precision, checkPrecision } from '../layer/description'
 import { type LayerExpertBits, checkLayerBits } from '../layer/options'
@@ -21,7 +21,7 @@ import { type ModelTrace, toLayerTrace } from './trace'
 /** A decoder-only language model with MoE layers, loaded from a Hugging Face checkpoint folder. */
 export class MoeModel {
   readonly dir: string
-  readonly device = 'cpu'
+  readonly device: DeviceName
   readonly precision: Precision
   readonly contextLength: number
   /** V */
@@ -45,6 +45,7 @@ export class MoeModel {
     contextLength: number,
   ) {
     this.dir = dir
+    this.device = deviceName(decoder.device)
     this.precision = precision
     this.contextLength = contextLength
     this.vocab = architecture.vocab
@@ -63,7 +64,7 @@ export class MoeModel {
   static async load(dir: string, options?: MoeModelLoadOptions): Promise<MoeModel> {
     checkString('dir', dir)
     const given = checkOptions('options', options)
-    resolveDevice(given.device)
+    const device = deviceIndex(given.device)
     const precision = checkPrecision(given.precision)
     const format = given.format === undefined ? undefined : checkOneOf('format', given.format, loadFormats)
     const signal = checkSignal(given.signal)
@@ -72,7 +73,7 @@ export class MoeModel {
     const architecture = readArchitecture(dir)
     const { maxPositions } = architecture
     const contextLength = checkInteger('contextLength', given.contextLength ?? maxPositions, 1, maxPositions)
-    const decoder = await loadDecoder(dir, architecture, precision, signal, onProgress, format)
+    const decoder = await loadDecoder(dir, architecture, precision, device, signal, onProgress, format)
     return new MoeModel(dir, architecture, decoder, precision, contextLength)
   }
 
@@ -194,13 +195,24 @@ export class MoeModel {
     this.#decoder.resetStats()
   }
 
-  /** Bytes outside the JavaScript heap: packed weights, and the KV caches of running generations. */
-  memoryUsage(): { weights: number; kvCaches: number; native: number } {
-    if (this.#disposed) return { weights: 0, kvCaches: 0, native: 0 }
-    const weights = this.#decoder.bytes
-    let kvCaches = 0
-    for (const cache of this.#caches) kvCaches += cache.bytes
-    return { weights, kvCaches, native: weights + kvCaches }
+  /**
+   * Bytes of packed weights and of the KV caches of running generations; and the sum of both, as far as it lies in host
+   * memory outside the JavaScript heap (native), and on the GPU (device).
+   */
+  memoryUsage(): { weights: number; kvCaches: number; native: number; device: number } {
+    if (this.#disposed) return { weights: 0, kvCaches: 0, native: 0, device: 0 }
+    const sum = (owners: readonly { bytes: number; deviceBytes: number }[]) => ({
+      native: owners.reduce((total, { bytes }) => total + bytes, 0),
+      device: owners.reduce((total, { deviceBytes }) => total + deviceBytes, 0),
+    })
+    const weights = sum([this.#decoder])
+    const caches = sum([...this.#caches])
+    return {
+      weights: weights.native + weights.device,
+      kvCaches: caches.native + caches.device,
+      native: weights.native + caches.native,
+      device: weights.device + caches.device,
+    }
   }
 
   /** Frees the weights; calls that run finish first. Idempotent. */

@@ -1,5 +1,6 @@
 import type { Calibration, Decoder } from '../../binding'
 import type { Architecture } from '../checkpoint/architecture'
+import { hostDevice } from '../device'
 import { rangeError } from '../errors'
 import { loadDecoder } from '../model/load'
 import { Tokenizer } from '../model/tokenizer'
@@ -13,7 +14,9 @@ const memoryBudget = 4 * 2 ** 30
 export class CalibrationRun {
   private constructor(
     readonly decoder: Decoder,
+    /** the first `base` always, the others until the experts are balanced */
     readonly windows: readonly Int32Array[],
+    readonly base: number,
     readonly settings: QuantizeSettings,
     private readonly architecture: Architecture,
   ) {}
@@ -32,13 +35,10 @@ export class CalibrationRun {
     const context = Math.min(settings.calibrationContext, architecture.maxPositions)
     const count = Math.floor(Math.min(all.length, calibrationTokens) / context)
     if (count === 0) throw rangeError('calibration', `at least one window of ${context} tokens`, all)
-    const windows = Array.from({ length: count }, (_, i) => all.slice(i * context, (i + 1) * context))
-    const decoder = await loadDecoder(dir, architecture, 'exact', signal, () => undefined)
-    return new CalibrationRun(decoder, windows, settings, architecture)
-  }
-
-  get tokens(): number {
-    return this.windows.reduce((sum, window) => sum + window.length, 0)
+    const most = settings.balance > 0 ? Math.floor(all.length / context) : count
+    const windows = Array.from({ length: most }, (_, i) => all.subarray(i * context, (i + 1) * context))
+    const decoder = await loadDecoder(dir, architecture, 'exact', hostDevice, signal, () => undefined)
+    return new CalibrationRun(decoder, windows, count, settings, architecture)
   }
 
   /** Groups of MoE layers whose sums fit the memory budget: [first, last) over decoder layers. */
@@ -65,8 +65,9 @@ export class CalibrationRun {
     const sums = guarded(() => new (native().Calibration)(this.decoder, { firstLayer, lastLayer }))
     try {
       for (const [i, window] of this.windows.entries()) {
+        if (i >= this.base && this.#balanced(sums)) break
         await abortable(signal, (cancel) => sums.add(window, cancel))
-        onProgress({ phase: 'calibrate', done: i + 1, total: this.windows.length })
+        onProgress({ phase: 'calibrate', done: i + 1, total: Math.max(i + 1, this.base) })
       }
       return sums
     } catch (error) {
@@ -75,7 +76,22 @@ export class CalibrationRun {
     }
   }
 
+  /** Whether every expert got its share (EAQuant's calibration balance): `balance` times k / n of the base tokens. */
+  #balanced(sums: Calibration): boolean {
+    const tokens = this.base * this.windows[0]!.length
+    return sums.stats().every(({ layer, counts }) => {
+      const { experts, router } = this.architecture.layers[layer]!.moe!
+      const target = balanceTarget(tokens, router.select.k, experts, this.settings.balance)
+      return counts.every((count) => count >= target)
+    })
+  }
+
   dispose(): void {
     this.decoder.dispose()
   }
+}
+
+/** Tokens that every expert should have seen before calibration ends. */
+export function balanceTarget(tokens: number, k: number, experts: number, ratio: number): number {
+  return Math.ceil((ratio * k * tokens) / experts)
 }

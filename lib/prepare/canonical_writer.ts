@@ -1,23 +1,23 @@
 import type { NativeQuantizedParts, QuantizedMatrix } from '../../binding'
-import { type Projection, canonicalStem } from '../checkpoint/quantized/canonical'
+import { type Role, canonicalStem } from '../checkpoint/quantized/canonical'
+import { type CodebookDtype, codebookDtype, writeScales } from '../checkpoint/quantized/codebook'
 import type { TensorToWrite } from '../checkpoint/write_safetensors'
 import { SmoeError } from '../errors'
-import { native } from '../native'
 
 interface Stack {
   ids: number[]
   parts: NativeQuantizedParts[]
 }
 
-/** Gathers the quantized experts of a layer and stacks them into the tensors of specs/quantization.md 4.4. */
+/** Gathers the quantized matrices of a layer and stacks them into the tensors of specs/quantization.md 4.4. */
 export class CanonicalLayer {
   readonly #stacks = new Map<string, Stack>()
 
   constructor(private readonly layer: number) {}
 
   /** Copies what the file will hold; the matrix may be disposed of afterwards. */
-  add(expert: number, projection: Projection, matrix: QuantizedMatrix): void {
-    const stem = canonicalStem(this.layer, projection, matrix.format)
+  add(role: Role, expert: number, matrix: QuantizedMatrix): void {
+    const stem = canonicalStem(this.layer, role, matrix.format)
     const stack = this.#stacks.get(stem) ?? { ids: [], parts: [] }
     const parts = matrix.parts()
     const first = stack.parts[0]
@@ -57,7 +57,7 @@ export class CanonicalLayer {
         floats(
           parts.map((part) => part.scales),
           [count, rows, groups],
-          ternary ? 'F32' : 'F16',
+          ternary ? 'F32' : format === 'w4c' ? codebookDtype(first.codebook ?? 0) : 'F16',
         ),
       )
       if (first.zeros !== undefined) {
@@ -110,7 +110,7 @@ function u8(arrays: readonly Uint8Array[], shape: readonly number[]): TensorToWr
 function floats(
   arrays: readonly Float32Array[],
   shape: readonly number[],
-  dtype: 'F16' | 'F32',
+  dtype: CodebookDtype | 'F32',
 ): TensorToWrite {
   const data = new Float32Array(arrays.reduce((sum, array) => sum + array.length, 0))
   let at = 0
@@ -118,5 +118,5 @@ function floats(
     data.set(array, at)
     at += array.length
   }
-  return { dtype, shape, data: dtype === 'F32' ? data : native().fromF32(data, 'f16') }
+  return { dtype, shape, data: writeScales(dtype, data) }
 }

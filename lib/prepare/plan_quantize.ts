@@ -1,6 +1,7 @@
 import type { Calibration } from '../../binding'
 import { type Allocation, allocate } from './allocate'
-import type { QuantizeFormat, QuantizeMethod } from './quantize_options'
+import type { QuantizeFormat, Rounding, StarvedPolicy } from './quantize_options'
+import type { SmoothReport } from './smooth'
 
 /** What calibration says of one expert, and what was chosen for it. */
 export interface ExpertPlan {
@@ -12,9 +13,11 @@ export interface ExpertPlan {
   weight: number
   /** relative output error sqrt(|E - E^|^2 / |E|^2) by format, for a mix; absent for an expert without calibration */
   errors?: Partial<Record<QuantizeFormat, number>>
-  method: QuantizeMethod
-  /** why the method is not the one asked for */
+  method: Rounding
+  /** why it is not quantized as the others are */
   fallback?: 'few calibration tokens'
+  /** and by what instead: its weights alone, or (gate and up) the inputs of the whole layer */
+  fallbackTo?: StarvedPolicy
 }
 
 export interface LayerPlan {
@@ -22,9 +25,16 @@ export interface LayerPlan {
   experts: ExpertPlan[]
   /** mean bits of a code over the layer's experts */
   bits: number
-  /** of a mix: cost of the choice and what no choice of the same size can go below */
+  /** calibration tokens that it saw */
+  tokens?: number
+  /** of a mix: relative error of what the routed experts put out, were they all of this format */
+  errors?: Partial<Record<QuantizeFormat, number>>
+  /** of a mix: cost of the choice (among experts of the layer, or among layers) and what no choice of the size can beat */
   cost?: number
   bound?: number
+  smooth?: SmoothReport
+  /** of an aligned router: clip ratio, and the divergence of its choice of experts with it and without */
+  router?: { ratio: number; kl: number; klPlain: number }
 }
 
 /** Plain data: what quantizeCheckpoint() does, and why. */
@@ -43,8 +53,10 @@ export function mixFormats(bits: number): readonly QuantizeFormat[] {
   return bits < 2 ? ['w1', 'w2', 'w3'] : ['w2', 'w3', 'w4']
 }
 
-/** Bits of a code. */
-export const codeBits: Record<QuantizeFormat, number> = { w8: 8, w4: 4, w3: 3, w2: 2, w1: 1, t2: 2, t5: 1.6 }
+/** Bits of a code; `planes` of wn. */
+export function codeBits(format: QuantizeFormat, planes = 0): number {
+  return { w8: 8, w4: 4, w4c: 4, w3: 3, w2: 2, w1: 1, wn: 2 + planes, t2: 2, t5: 1.6 }[format]
+}
 
 export type LayerStats = ReturnType<Calibration['stats']>[number]
 
@@ -96,7 +108,7 @@ export function chooseFormats(
   costs: readonly (readonly number[])[],
   options: Pick<MixOptions, 'bits' | 'formats' | 'required'>,
 ): Allocation & { formats: QuantizeFormat[] } {
-  const units = options.formats.map((format) => codeBits[format])
+  const units = options.formats.map((format) => codeBits(format))
   const allocation = allocate({
     cost: costs,
     size: costs.map(() => units),
@@ -106,5 +118,27 @@ export function chooseFormats(
   return { ...allocation, formats: allocation.choice.map((j) => options.formats[j]!) }
 }
 
-/** MoTE's scheme: every routed expert ternary with one scale per matrix row, whatever surrounds it left as it is. */
-export const moteScheme = { format: 't2', method: 'rtn' } as const
+/** The error is weighted by the gate and its mean is over routed tokens, so phi alone makes it the layer's total. */
+export const pmq = { alpha: 1, beta: 0, gamma: 2 } as const
+
+/**
+ * Chooses one format per layer under a budget of mean bits over all weights (EAQuant's mixed precision): the cost of a
+ * layer is the squared relative error of what its experts put out, so that layers of different magnitude compare.
+ */
+export function chooseLayerFormats(
+  layers: readonly { weights: number; errors: Partial<Record<QuantizeFormat, number>> }[],
+  bits: number,
+  formats: readonly QuantizeFormat[],
+): Allocation & { formats: QuantizeFormat[] } {
+  const unit = layers.reduce((divisor, { weights }) => gcd(divisor, weights), 0)
+  const size = layers.map(({ weights }) => formats.map((format) => codeBits(format) * (weights / unit)))
+  const total = layers.reduce((sum, { weights }) => sum + weights / unit, 0)
+  const allocation = allocate({
+    cost: layers.map(({ errors }) => formats.map((format) => errors[format]! ** 2)),
+    size,
+    budget: Math.floor(bits * total + 1e-9),
+  })
+  return { ...allocation, formats: allocation.choice.map((j) => formats[j]!) }
+}
+
+const gcd = (a: number, b: number): number => (b === 0 ? a : gcd(b, a % b))

@@ -1,50 +1,34 @@
 import { randomBytes } from 'node:crypto'
 import fs from 'node:fs'
 import path from 'node:path'
-import type { Calibration, NativeExpert, QuantizedMatrix, TensorSource } from '../../binding'
+import type { Calibration } from '../../binding'
 import type { Architecture } from '../checkpoint/architecture'
 import type { Checkpoint } from '../checkpoint/checkpoint'
-import { describeMoe, readArchitecture } from '../checkpoint/describe'
+import { readArchitecture } from '../checkpoint/describe'
 import { openCheckpoint } from '../checkpoint/open'
-import {
-  type Projection,
-  canonicalVersion,
-  projectionNames,
-  quantKey,
-  versionKey,
-} from '../checkpoint/quantized/canonical'
-import { type SafetensorsDtype, type TensorToWrite, writeSafetensors } from '../checkpoint/write_safetensors'
+import { canonicalVersion, quantKey, versionKey } from '../checkpoint/quantized/canonical'
+import { type TensorToWrite, writeSafetensors } from '../checkpoint/write_safetensors'
 import { SmoeError } from '../errors'
-import { abortable, native } from '../native'
 import { checkString } from '../validate'
 import { CalibrationRun } from './calibration'
-import { CanonicalLayer } from './canonical_writer'
+import { storedTensor } from './fold'
 import {
-  type ExpertPlan,
   type LayerPlan,
   type QuantizePlan,
   chooseFormats,
+  chooseLayerFormats,
   codeBits,
-  layerCosts,
   mixFormats,
 } from './plan_quantize'
+import { LayerWork, type QuantizedLayerReport } from './quantize_layer'
 import {
+  type QuantizeFormat,
   type QuantizeOptions,
   type QuantizeSettings,
   checkQuantizeOptions,
-  nativeOptions,
 } from './quantize_options'
 
-/** What became of one layer. */
-export interface QuantizedLayerReport extends LayerPlan {
-  /** bytes of its routed experts before and after */
-  bytesBefore: number
-  bytesAfter: number
-  /** sqrt(sum (w - w^)^2 / sum w^2) over them */
-  weightError: number
-  /** experts that calibration did not reach well enough */
-  fallbacks: number
-}
+export type { QuantizedLayerReport } from './quantize_layer'
 
 export interface QuantizeReport {
   plan: QuantizePlan
@@ -117,13 +101,18 @@ function makeFolder(dir: string): void {
   }
 }
 
-type Matrices = Map<Projection, QuantizedMatrix>
+type Block = [first: number, last: number]
 
-/** One run of quantizeCheckpoint, layer after layer: the experts of one layer are in memory at a time. */
+/** One run of quantizeCheckpoint, layer after layer. */
 class Work {
   readonly #weightMap: Record<string, string> = {}
   readonly #layers: QuantizedLayerReport[] = []
-  #done = 0
+  readonly #plans: LayerPlan[] = []
+  readonly #replaced = new Set<string>()
+  readonly #indexes: readonly number[]
+  readonly #metadata: Record<string, string>
+  /** sums that both passes use, when one block holds all layers */
+  #sums: Calibration | undefined
 
   constructor(
     private readonly architecture: Architecture,
@@ -131,55 +120,118 @@ class Work {
     private readonly settings: QuantizeSettings,
     private readonly run: CalibrationRun | undefined,
     private readonly dir: string,
-  ) {}
-
-  async all(): Promise<QuantizeReport> {
-    const indexes = this.architecture.layers.flatMap((plan, i) => (plan.moe === undefined ? [] : [i]))
-    const metadata = {
+  ) {
+    this.#indexes = architecture.layers.flatMap((plan, i) => (plan.moe === undefined ? [] : [i]))
+    const { bits, format, method, smooth, symmetric, shared, alignRouter } = settings
+    this.#metadata = {
       [versionKey]: canonicalVersion,
       [quantKey]: JSON.stringify({
-        format: this.settings.bits === undefined ? this.settings.format : 'mixed',
-        bits: this.settings.bits,
-        method: this.settings.method,
-        symmetric: this.settings.symmetric,
+        format: bits === undefined ? format : 'mixed',
+        bits,
+        method,
+        smooth,
+        symmetric,
+        shared,
+        alignRouter,
         rounding: 'nearest-even',
       }),
     }
-    const blocks: [number, number][] = this.run?.blocks() ?? [[0, this.architecture.layers.length]]
-    for (const block of blocks) {
-      const sums = await this.run?.collect(block)
-      try {
-        for (const index of indexes.filter((i) => i >= block[0] && i < block[1])) {
-          const tensors = await this.#layer(index, sums)
-          await this.#write(`layer-${String(index).padStart(5, '0')}.safetensors`, tensors, metadata)
-          this.settings.onProgress({ phase: 'quantize', done: ++this.#done, total: indexes.length })
-        }
-      } finally {
-        sums?.dispose()
-      }
+  }
+
+  async all(): Promise<QuantizeReport> {
+    try {
+      const chosen = this.settings.allocate === 'layer' ? await this.#chooseLayers() : undefined
+      await this.#blocks(async (index, sums) => {
+        await this.#layer(index, sums, chosen?.get(index))
+        this.settings.onProgress({
+          phase: 'quantize',
+          done: this.#layers.length,
+          total: this.#indexes.length,
+        })
+      })
+    } finally {
+      this.#sums?.dispose()
     }
-    await this.#write('rest.safetensors', this.#rest(indexes), metadata)
+    await this.#write('rest.safetensors', this.#rest())
     const index = { metadata: {}, weight_map: this.#weightMap }
     fs.writeFileSync(path.join(this.dir, 'model.safetensors.index.json'), JSON.stringify(index))
     const layers = this.#layers
     const plan: QuantizePlan = {
       version: 1,
       kind: 'quantize',
-      calibrationTokens: this.run?.tokens ?? 0,
-      layers: layers.map(({ layer, experts, bits, cost, bound }) => ({
-        layer,
-        experts,
-        bits,
-        ...(cost === undefined ? {} : { cost, bound }),
-      })),
+      calibrationTokens: Math.max(0, ...layers.map(({ tokens = 0 }) => tokens)),
+      layers: this.#plans,
     }
     fs.writeFileSync(path.join(this.dir, 'quantize-plan.json'), `${JSON.stringify(plan, null, 2)}\n`)
     const sum = (key: 'bytesBefore' | 'bytesAfter') => layers.reduce((total, layer) => total + layer[key], 0)
     return { plan, layers, bytesBefore: sum('bytesBefore'), bytesAfter: sum('bytesAfter') }
   }
 
-  async #write(file: string, tensors: Record<string, TensorToWrite>, metadata: Record<string, string>) {
+  /** Visits every MoE layer with the sums of its block, which are collected once per visit of a block. */
+  async #blocks(visit: (index: number, sums: Calibration | undefined) => Promise<void>): Promise<void> {
+    const blocks: Block[] = this.run?.blocks() ?? [[0, this.architecture.layers.length]]
+    for (const block of blocks) {
+      const sums = this.#sums ?? (await this.run?.collect(block))
+      if (blocks.length === 1) this.#sums = sums
+      try {
+        for (const index of this.#indexes.filter((i) => i >= block[0] && i < block[1]))
+          await visit(index, sums)
+      } finally {
+        if (blocks.length > 1) sums?.dispose()
+      }
+    }
+  }
+
+  #open(index: number, sums: Calibration | undefined): Promise<LayerWork> {
+    return LayerWork.open(index, this.architecture, this.checkpoint, this.settings, sums)
+  }
+
+  /** One format per layer under the budget of all: a first pass that only measures. */
+  async #chooseLayers(): Promise<Map<number, LayerWork['plan'] & { format: QuantizeFormat }>> {
+    const formats = mixFormats(this.settings.bits!)
+    const works: LayerWork[] = []
+    await this.#blocks(async (index, sums) => {
+      const work = await this.#open(index, sums)
+      await work.measure(formats)
+      works.push(work)
+    })
+    const layers = works.map(({ plan, weights }) => ({ weights, errors: plan.errors! }))
+    const { formats: chosen, cost, bound } = chooseLayerFormats(layers, this.settings.bits!, formats)
+    return new Map(works.map(({ index, plan }, i) => [index, { ...plan, format: chosen[i]!, cost, bound }]))
+  }
+
+  async #layer(
+    index: number,
+    sums: Calibration | undefined,
+    chosen: (LayerWork['plan'] & { format: QuantizeFormat }) | undefined,
+  ): Promise<void> {
+    const work = await this.#open(index, sums)
+    const { plan } = work
+    const { bits } = this.settings
+    if (chosen !== undefined) {
+      const { format, errors, cost, bound } = chosen
+      for (const [i, expert] of plan.experts.entries()) {
+        expert.format = format
+        const own = chosen.experts[i]!.errors
+        if (own !== undefined) expert.errors = own
+      }
+      Object.assign(plan, { errors, cost, bound, bits: codeBits(format) })
+    } else if (bits !== undefined) {
+      const formats = mixFormats(bits)
+      const costs = work.costs(await work.measure(formats))
+      const { formats: mix, size, cost, bound } = chooseFormats(costs, { bits, formats })
+      for (const [expert, format] of mix.entries()) plan.experts[expert]!.format = format
+      Object.assign(plan, { bits: size / plan.experts.length, cost, bound })
+    }
+    const [tensors, report] = await work.tensors(this.#replaced)
+    await this.#write(`layer-${String(index).padStart(5, '0')}.safetensors`, tensors)
+    this.#layers.push(report)
+    this.#plans.push(plan)
+  }
+
+  async #write(file: string, tensors: Record<string, TensorToWrite>) {
     const { signal } = this.settings
+    const metadata = this.#metadata
     await writeSafetensors(
       path.join(this.dir, file),
       tensors,
@@ -188,133 +240,11 @@ class Work {
     for (const name of Object.keys(tensors)) this.#weightMap[name] = file
   }
 
-  async #layer(index: number, sums: Calibration | undefined): Promise<Record<string, TensorToWrite>> {
-    const { experts } = describeMoe(this.architecture, index, this.checkpoint)
-    const stats = sums?.stats().find(({ layer }) => layer === index)
-    const plans = experts.map((_, expert): ExpertPlan => {
-      const share = stats === undefined ? 0 : stats.counts[expert]! / stats.tokens
-      const plan: ExpertPlan = {
-        expert,
-        format: this.settings.format,
-        share,
-        weight: stats?.weights[expert] ?? 0,
-        method: this.settings.method,
-      }
-      const reached = stats !== undefined && share > 0 && share >= this.settings.leastShare
-      if (stats !== undefined && !reached) {
-        plan.fallback = 'few calibration tokens'
-        if (plan.method === 'gptq') plan.method = 'mse'
-      }
-      return plan
-    })
-    const layer: LayerPlan = { layer: index, experts: plans, bits: codeBits[this.settings.format] }
-    if (this.settings.bits !== undefined) await this.#mix(experts, sums!, stats!, layer)
-    const stacked = new CanonicalLayer(index)
-    const report = { bytesBefore: 0, bytesAfter: 0, weightError: 0, fallbacks: 0 }
-    let squaredError = 0
-    let squaredWeight = 0
-    for (const [expert, source] of experts.entries()) {
-      const plan = plans[expert]!
-      const matrices = await this.#expert(source, plan, sums, index)
-      for (const [projection, matrix] of matrices) {
-        stacked.add(expert, projection, matrix)
-        squaredError += matrix.report.squaredError
-        squaredWeight += matrix.report.squaredWeight
-        const from = source[projection]!
-        report.bytesBefore += matrix.rows * matrix.cols * (from.dtype === 'f32' ? 4 : 2)
-        matrix.dispose()
-      }
-      if (plan.fallback !== undefined) report.fallbacks++
-    }
-    const tensors = stacked.tensors()
-    report.bytesAfter = Object.values(tensors).reduce((sum, { data }) => sum + data.byteLength, 0)
-    report.weightError = squaredWeight === 0 ? 0 : Math.sqrt(squaredError / squaredWeight)
-    this.#layers.push({ ...layer, ...report })
-    return tensors
-  }
-
-  async #expert(
-    source: NativeExpert,
-    plan: ExpertPlan,
-    sums: Calibration | undefined,
-    layer: number,
-  ): Promise<Matrices> {
-    const made: Matrices = new Map()
-    const options = nativeOptions(this.settings, plan.format, plan.method)
-    for (const projection of projectionNames) {
-      const weight: TensorSource | undefined = source[projection]
-      if (weight === undefined) continue
-      const part = projection === 'down' ? ('units' as const) : ('input' as const)
-      // Too few rows would weigh columns by chance: such an expert is quantized by its weights alone.
-      const hessian =
-        sums === undefined || plan.fallback !== undefined
-          ? undefined
-          : { calibration: sums, layer, expert: plan.expert, part }
-      const matrix = await abortable(this.settings.signal, (cancel) =>
-        native().QuantizedMatrix.quantize(weight, options, hessian, cancel),
-      )
-      made.set(projection, matrix)
-    }
-    return made
-  }
-
-  /** Tries every format on every expert and lets the budget choose (PMQ). */
-  async #mix(
-    experts: readonly NativeExpert[],
-    sums: Calibration,
-    stats: ReturnType<Calibration['stats']>[number],
-    layer: LayerPlan,
-  ): Promise<void> {
-    const formats = mixFormats(this.settings.bits!)
-    const errors: (number[] | undefined)[] = []
-    for (const [expert, source] of experts.entries()) {
-      const plan = layer.experts[expert]!
-      this.settings.onProgress({ phase: 'measure', done: expert, total: experts.length })
-      if (plan.fallback !== undefined) {
-        errors.push(undefined)
-        continue
-      }
-      const own: number[] = []
-      plan.errors = {}
-      for (const format of formats) {
-        const matrices = await this.#expert(source, { ...plan, format }, sums, layer.layer)
-        const { error, scale } = await abortable(this.settings.signal, (cancel) =>
-          sums.expertError(layer.layer, expert, Object.fromEntries(matrices), cancel),
-        )
-        for (const matrix of matrices.values()) matrix.dispose()
-        own.push(error)
-        plan.errors[format] = scale === 0 ? 0 : Math.sqrt(error / scale)
-      }
-      errors.push(own)
-    }
-    const chosen = chooseFormats(layerCosts(stats, errors, pmq), { bits: this.settings.bits!, formats })
-    for (const [expert, format] of chosen.formats.entries()) layer.experts[expert]!.format = format
-    layer.bits = chosen.size / experts.length
-    layer.cost = chosen.cost
-    layer.bound = chosen.bound
-  }
-
-  /** Every tensor that is no expert's, as it is. */
-  #rest(indexes: readonly number[]): Record<string, TensorToWrite> {
-    const replaced = new Set<string>()
-    for (const index of indexes) {
-      const plan = this.architecture.layers[index]!.moe!
-      if (plan.fused !== undefined)
-        for (const name of [plan.fused.gateUp, plan.fused.down]) replaced.add(name)
-      for (let e = 0; e < plan.experts; e++) {
-        const { gate, up, down } = plan.expert(e)
-        for (const name of [gate, up, down]) replaced.add(name)
-      }
-    }
+  /** Every tensor that no layer's file stands for, as it is. */
+  #rest(): Record<string, TensorToWrite> {
     const tensors: Record<string, TensorToWrite> = {}
-    for (const entry of this.checkpoint.tensors.values()) {
-      if (replaced.has(entry.name)) continue
-      const data = this.checkpoint.file(entry).read(entry.offset, entry.bytes)
-      tensors[entry.name] = { dtype: entry.dtype as SafetensorsDtype, shape: entry.shape, data }
-    }
+    for (const entry of this.checkpoint.tensors.values())
+      if (!this.#replaced.has(entry.name)) tensors[entry.name] = storedTensor(this.checkpoint, entry)
     return tensors
   }
 }
-
-/** The error is weighted by the gate and its mean is over routed tokens, so phi alone makes it the layer's total. */
-const pmq = { alpha: 1, beta: 0, gamma: 2 }

@@ -1,4 +1,4 @@
-import { type Device, resolveDevice } from '../device'
+import { type Device, checkHostDevice } from '../device'
 import { SmoeError, rangeError, typeError } from '../errors'
 import { guarded, native } from '../native'
 import { arrayKind, checkOneOf, shapeProduct, shapeText } from '../validate'
@@ -111,11 +111,11 @@ export class Tensor<D extends Dtype = Dtype> {
   }
 
   /**
-   * This tensor on a device; itself when it is there already.
+   * This tensor on a device; itself when it is there already. Tensors stay in host memory: only 'cpu' and 'auto' pass.
    * @throws SmoeError ERR_SMOE_DEVICE_UNAVAILABLE
    */
   to(device: Device): Tensor<D> {
-    resolveDevice(device)
+    checkHostDevice(device)
     return this
   }
 

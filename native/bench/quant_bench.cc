@@ -11,7 +11,7 @@
 #include <random>
 #include <vector>
 
-#include "core/ceilings.h"
+#include "kernels/tuning/ceilings.h"
 #include "core/thread_pool.h"
 #include "formats/format_info.h"
 #include "formats/quantized.h"

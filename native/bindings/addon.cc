@@ -3,6 +3,7 @@
 
 #include "bindings/calibration_object.h"
 #include "bindings/cancel_token_object.h"
+#include "bindings/cuda_functions.h"
 #include "bindings/decoder_object.h"
 #include "bindings/env_data.h"
 #include "bindings/kv_cache_object.h"
@@ -58,6 +59,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   function<runtime_info>(exports, "runtimeInfo");
   function<set_threads>(exports, "setThreads");
   function<set_isa>(exports, "setIsa");
+  function<set_cuda_library_path>(exports, "setCudaLibrary");
+  async_function<cuda_info>(exports, "cudaInfo");
   exports.Set("errorCodes", error_codes(env));
   return exports;
 }

@@ -50,6 +50,8 @@ class ErrorTask : public AsyncTask {
     expert_ = static_cast<size_t>(integer(env, expert, "expert", 0, static_cast<int64_t>(layer_->experts.size()) - 1));
   }
   std::shared_ptr<NativeQuantized> parts[3];  // gate, up, down
+  std::vector<float> input_scale;             // empty: 1
+  int64_t hidden() const { return static_cast<int64_t>(layer_->input_max.size()); }
 
  protected:
   Status run() override {
@@ -58,8 +60,9 @@ class ErrorTask : public AsyncTask {
     const MoeLayer& moe = *decoder_->decoder.layers[static_cast<size_t>(layer_->layer)].moe;
     const auto matrix = [&](int i) { return parts[i] == nullptr ? nullptr : &parts[i]->matrix; };
     WorkspacePool::Lease work = WorkspacePool::process().lease();
-    return expert_error(moe, layer_->experts[expert_], moe.experts[expert_], {matrix(0), matrix(1), matrix(2)}, *table,
-                        ThreadPool::process(), *work, cancel(), &error_, &scale_);
+    return expert_error(moe, layer_->experts[expert_], moe.experts[expert_], {matrix(0), matrix(1), matrix(2)},
+                        input_scale.empty() ? nullptr : input_scale.data(), *table, ThreadPool::process(), *work,
+                        cancel(), &error_, &scale_);
   }
   void finished(Napi::Env, const Status&) noexcept override { sums_.release(); }
   Napi::Value result(Napi::Env env) override {
@@ -83,6 +86,8 @@ Napi::Function CalibrationObject::define(Napi::Env env) {
   return DefineClass(env, kName,
                      {async_method<&CalibrationObject::add>("add"), method<&CalibrationObject::stats>("stats"),
                       async_method<&CalibrationObject::error_of>("expertError"),
+                      async_method<&CalibrationObject::smoothing>("smoothing"),
+                      async_method<&CalibrationObject::align_router>("alignRouter"),
                       getter<&CalibrationObject::bytes>("bytes"), method<&CalibrationObject::dispose>("dispose")});
 }
 
@@ -100,6 +105,9 @@ CalibrationObject::CalibrationObject(const Napi::CallbackInfo& info) : TaggedObj
       config.samples = field("samples", 0, 1 << 20, config.samples);
     }
     const std::shared_ptr<NativeDecoder>& decoder = DecoderObject::from(env, info[0], "decoder").ready(env);
+    if (decoder->device != nullptr) {
+      throw_error(env, Code::InvalidArgument, "calibration reads weights on the CPU: load the model with device 'cpu'");
+    }
     native_ = std::make_shared<NativeCalibration>();
     throw_if_error(env, native_->sums.init(decoder->decoder, config));
     native_->decoder = decoder;
@@ -129,6 +137,11 @@ Napi::Value CalibrationObject::error_of(const Napi::CallbackInfo& info) {
   std::shared_ptr<CancelFlag> cancel = CancelTokenObject::flag_of(env, info[3]);
   auto task = std::make_shared<ErrorTask>(env, native(env), info[0], info[1]);
   std::move(parts, parts + 3, task->parts);
+  if (!is_nullish(env, info[4])) {
+    const int64_t hidden = task->hidden();
+    const float* scale = f32_array(env, info[4], "inputScale", hidden);
+    task->input_scale.assign(scale, scale + hidden);
+  }
   return AsyncTask::start(env, std::move(task), std::move(cancel));
 }
 

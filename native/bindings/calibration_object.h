@@ -27,6 +27,8 @@ class CalibrationObject : public TaggedObject<CalibrationObject> {
   Napi::Value add(const Napi::CallbackInfo& info);
   Napi::Value stats(const Napi::CallbackInfo& info);
   Napi::Value error_of(const Napi::CallbackInfo& info);
+  Napi::Value smoothing(const Napi::CallbackInfo& info);     // smoothing_tasks.cc
+  Napi::Value align_router(const Napi::CallbackInfo& info);  // smoothing_tasks.cc
   Napi::Value bytes(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
 

@@ -2,22 +2,24 @@
 
 #include "bindings/decoder_build.h"
 #include "bindings/decoder_tasks.h"
+#include "bindings/device_twin.h"
 
 namespace smoe {
 
 Napi::Function DecoderObject::define(Napi::Env env) {
-  return DefineClass(env, kName,
-                     {StaticMethod<&DecoderObject::create>("create"),
-                      async_method<&DecoderObject::add_layer>("addLayer"), method<&DecoderObject::finish>("finish"),
-                      getter<&DecoderObject::bytes>("bytes"), async_method<&DecoderObject::forward>("forward"),
-                      async_method<&DecoderObject::step>("step"), async_method<&DecoderObject::nll>("nll"),
-                      async_method<&DecoderObject::trace>("trace"), method<&DecoderObject::counts>("counts"),
-                      method<&DecoderObject::reset_stats>("resetStats"), method<&DecoderObject::dispose>("dispose")});
+  return DefineClass(
+      env, kName,
+      {StaticMethod<&DecoderObject::create>("create"), async_method<&DecoderObject::add_layer>("addLayer"),
+       method<&DecoderObject::finish>("finish"), getter<&DecoderObject::bytes>("bytes"),
+       getter<&DecoderObject::device>("device"), getter<&DecoderObject::device_bytes>("deviceBytes"), async_method<&DecoderObject::forward>("forward"),
+       async_method<&DecoderObject::step>("step"), async_method<&DecoderObject::nll>("nll"),
+       async_method<&DecoderObject::trace>("trace"), method<&DecoderObject::counts>("counts"),
+       method<&DecoderObject::reset_stats>("resetStats"), method<&DecoderObject::dispose>("dispose")});
 }
 
 DecoderObject::DecoderObject(const Napi::CallbackInfo& info) : TaggedObject(info) {
   decoder_ = take_pending<NativeDecoder>(info.Env());
-  decoder_->memory.set(info.Env(), decoder_->decoder.bytes());
+  decoder_->report(info.Env());
 }
 
 Napi::Object DecoderObject::make(Napi::Env env, std::shared_ptr<NativeDecoder> native) {
@@ -60,6 +62,15 @@ Napi::Value DecoderObject::finish(const Napi::CallbackInfo& info) {
 
 Napi::Value DecoderObject::bytes(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), decoder_ == nullptr ? 0 : static_cast<double>(decoder_->decoder.bytes()));
+}
+
+Napi::Value DecoderObject::device(const Napi::CallbackInfo& info) {
+  const auto& device = native(info.Env())->device;
+  return Napi::Number::New(info.Env(), device != nullptr ? device->device()->index() : kHost);
+}
+
+Napi::Value DecoderObject::device_bytes(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), decoder_ == nullptr ? 0 : static_cast<double>(decoder_->device_bytes));
 }
 
 Napi::Value DecoderObject::forward(const Napi::CallbackInfo& info) {

@@ -1,13 +1,14 @@
 #pragma once
 
 #include "bindings/tagged_object.h"
-#include "decoder/decoder.h"
-#include "decoder/sampler.h"
+#include "decoder/device_decoder.h"
 
 namespace smoe {
 
 struct NativeDecoder {
-  Decoder decoder;  // layers are added on the JS thread; constant once `finished`
+  Decoder decoder;  // layers are added on the JS thread; constant once `finished`; on a device without its weights
+  std::unique_ptr<DeviceDecoder> device;  // null: on the CPU
+  size_t device_bytes = 0;                // what JavaScript sees; the op thread may be adding a layer
   bool finished = false;
   int pending_layers = 0;
   std::vector<uint64_t> counts;  // [MoE layers, max experts]; JS thread only
@@ -15,6 +16,9 @@ struct NativeDecoder {
   // Scratch of step(), touched by the op thread only, which runs one call at a time.
   Sampler sampler;
   std::vector<float> step_logits;
+
+  // JS thread, after weights were added.
+  void report(Napi::BasicEnv env) { memory.set(env, decoder.bytes() + device_bytes); }
 };
 
 class DecoderObject : public TaggedObject<DecoderObject> {
@@ -36,6 +40,8 @@ class DecoderObject : public TaggedObject<DecoderObject> {
   Napi::Value add_layer(const Napi::CallbackInfo& info);
   Napi::Value finish(const Napi::CallbackInfo& info);
   Napi::Value bytes(const Napi::CallbackInfo& info);
+  Napi::Value device(const Napi::CallbackInfo& info);
+  Napi::Value device_bytes(const Napi::CallbackInfo& info);
   Napi::Value forward(const Napi::CallbackInfo& info);
   Napi::Value step(const Napi::CallbackInfo& info);
   Napi::Value nll(const Napi::CallbackInfo& info);

@@ -1,14 +1,10 @@
 #include "bindings/decoder_tasks.h"
 
-#include <optional>
-
 #include "bindings/cancel_token_object.h"
+#include "bindings/decoder_call.h"
 #include "bindings/forward_args.h"
 #include "bindings/in_use.h"
-#include "bindings/kv_cache_object.h"
-#include "bindings/layer_call.h"
 #include "bindings/trace_object.h"
-#include "core/workspace_pool.h"
 
 namespace smoe {
 namespace {
@@ -64,19 +60,17 @@ class DecoderTask : public AsyncTask {
   int64_t tokens() const { return static_cast<int64_t>(ids_.size()); }
 
  protected:
-  Status forward(Decoder::Forward args) {
-    const KernelTable* table;
-    SMOE_RETURN_IF_ERROR(active_kernels(&table));
-    std::optional<KvCache> temporary;
-    if (cache_.get() == nullptr) temporary.emplace(decoder_->decoder.make_cache(tokens()));
-    args.ids = ids_.data();
-    args.tokens = tokens();
-    args.cache = cache_.get() != nullptr ? &cache_->cache : &*temporary;
-    args.expert_counts = counts_.empty() ? nullptr : counts_.data();
-    args.expert_bits = expert_bits_.empty() ? nullptr : expert_bits_.data();
-    args.cancel = cancel();
-    WorkspacePool::Lease work = WorkspacePool::process().lease();
-    return decoder_->decoder.forward(args, *table, ThreadPool::process(), *work);
+  // A call with everything but what is asked for.
+  DecoderCall call() {
+    DecoderCall call;
+    call.decoder = decoder_.get();
+    call.cache = cache_.get();
+    call.args.ids = ids_.data();
+    call.args.tokens = tokens();
+    call.args.expert_counts = counts_.empty() ? nullptr : counts_.data();
+    call.args.expert_bits = expert_bits_.empty() ? nullptr : expert_bits_.data();
+    call.args.cancel = cancel();
+    return call;
   }
   void finished(Napi::Env env, const Status& status) noexcept override {
     if (cache_.get() != nullptr) cache_->settle(env);
@@ -121,10 +115,10 @@ class ForwardTask : public DecoderTask {
 
  protected:
   Status run() override {
-    Decoder::Forward args;
-    args.all_logits = all_;
-    args.logits = logits_;
-    return forward(args);
+    DecoderCall one = call();
+    one.args.all_logits = all_;
+    one.args.logits = logits_;
+    return one.forward();
   }
 
   bool all_ = true;
@@ -137,17 +131,7 @@ class StepTask : public DecoderTask {
   Sampling sampling;
 
  protected:
-  Status run() override {
-    std::vector<float>& logits = decoder_->step_logits;
-    logits.resize(static_cast<size_t>(decoder_->decoder.vocab));
-    Decoder::Forward args;
-    args.logits = logits.data();
-    SMOE_RETURN_IF_ERROR(forward(args));
-    token_ = decoder_->sampler.sample(logits.data(), decoder_->decoder.vocab, sampling, cache_->cache.length());
-    if (token_ >= 0) return {};
-    cache_->cache.truncate(cache_->cache.length() - tokens());  // a failed call changes nothing
-    return Status(Code::NonFiniteInput, "the logits hold no number to choose a token from");
-  }
+  Status run() override { return call().step(sampling, &token_); }
   Napi::Value result(Napi::Env env) override { return Napi::Number::New(env, token_); }
 
  private:
@@ -170,10 +154,10 @@ class NllTask : public DecoderTask {
 
  protected:
   Status run() override {
-    Decoder::Forward args;
-    args.nll = nll_;
-    args.targets = targets_.data();
-    return forward(args);
+    DecoderCall one = call();
+    one.args.nll = nll_;
+    one.args.targets = targets_.data();
+    return one.forward();
   }
 
  private:
@@ -187,11 +171,11 @@ class TraceTask : public ForwardTask {
 
  protected:
   Status run() override {
-    Decoder::Forward args;
-    args.all_logits = true;
-    args.logits = logits_;
-    args.trace = &layers_;
-    return forward(args);
+    DecoderCall one = call();
+    one.args.all_logits = true;
+    one.args.logits = logits_;
+    one.args.trace = &layers_;
+    return one.forward();
   }
   Napi::Value result(Napi::Env env) override { return trace_object(env, kept(), layers_); }
 

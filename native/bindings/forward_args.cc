@@ -1,6 +1,7 @@
 #include "bindings/forward_args.h"
 
 #include "bindings/convert.h"
+#include "bindings/moe_layer_object.h"
 #include "bindings/router_config.h"
 #include "layer/route_stage.h"
 
@@ -61,11 +62,13 @@ std::vector<uint8_t> parse_expert_bits(napi_env env, napi_value value, const cha
   return copy;
 }
 
-ForwardArgs ForwardArgs::parse(const Napi::CallbackInfo& info, const MoeLayer& layer) {
+ForwardArgs ForwardArgs::parse(const Napi::CallbackInfo& info, const NativeMoeLayer& native) {
   const napi_env env = info.Env();
+  const MoeLayer& layer = native.layer;
   ForwardArgs args;
   LayerCall& call = args.call;
   call.layer = &layer;
+  call.device = native.device.get();
   call.dtype = float_dtype(env, info[1], "dtype");
   // Positions of assignments are int32 inside.
   call.tokens = integer(env, info[2], "tokens", 0, INT32_MAX / kMaxSlots);

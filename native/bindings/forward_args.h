@@ -7,6 +7,8 @@
 
 namespace smoe {
 
+struct NativeMoeLayer;
+
 // Bits per weight, 2 to 8, of `count` bit-nested experts; a Uint8Array.
 std::vector<uint8_t> parse_expert_bits(napi_env env, napi_value value, const char* name, int64_t count);
 
@@ -18,7 +20,7 @@ struct ForwardArgs {
   std::shared_ptr<CancelFlag> cancel;
   size_t hidden_bytes = 0;
 
-  static ForwardArgs parse(const Napi::CallbackInfo& info, const MoeLayer& layer);
+  static ForwardArgs parse(const Napi::CallbackInfo& info, const NativeMoeLayer& native);
   int64_t elements() const { return call.tokens * call.layer->config.hidden; }
 };
 

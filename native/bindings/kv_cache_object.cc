@@ -4,11 +4,16 @@
 
 namespace smoe {
 
+NativeKvCache::NativeKvCache(const std::shared_ptr<NativeDecoder>& owner, int64_t capacity)
+    : cache(owner->decoder.make_cache(capacity)), decoder(owner) {
+  if (owner->device != nullptr) device = owner->device->make_cache(capacity);
+}
+
 Napi::Function KvCacheObject::define(Napi::Env env) {
   return DefineClass(env, kName,
                      {getter<&KvCacheObject::length>("length"), getter<&KvCacheObject::capacity>("capacity"),
-                      getter<&KvCacheObject::bytes>("bytes"), method<&KvCacheObject::truncate>("truncate"),
-                      method<&KvCacheObject::dispose>("dispose")});
+                      getter<&KvCacheObject::bytes>("bytes"), getter<&KvCacheObject::device_bytes>("deviceBytes"),
+                      method<&KvCacheObject::truncate>("truncate"), method<&KvCacheObject::dispose>("dispose")});
 }
 
 KvCacheObject::KvCacheObject(const Napi::CallbackInfo& info) : TaggedObject(info) {
@@ -16,7 +21,7 @@ KvCacheObject::KvCacheObject(const Napi::CallbackInfo& info) : TaggedObject(info
   guarded(env, [&] {
     const std::shared_ptr<NativeDecoder>& decoder = DecoderObject::from(env, info[0], "decoder").ready(env);
     const int64_t capacity = integer(env, info[1], "capacity", 1, INT32_MAX);
-    cache_ = std::make_shared<NativeKvCache>(decoder->decoder.make_cache(capacity), decoder);
+    cache_ = std::make_shared<NativeKvCache>(decoder, capacity);
     cache_->settle(env);
   });
 }
@@ -38,11 +43,15 @@ Napi::Value KvCacheObject::bytes(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), cache_ == nullptr ? 0 : static_cast<double>(cache_->bytes));
 }
 
+Napi::Value KvCacheObject::device_bytes(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), cache_ == nullptr ? 0 : static_cast<double>(cache_->device_bytes));
+}
+
 Napi::Value KvCacheObject::truncate(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   NativeKvCache& cache = *native(env);
   if (cache.in_use) throw_error(env, Code::InvalidArgument, "cache is in use by a call that has not finished");
-  cache.cache.truncate(integer(env, info[0], "length", 0, cache.cache.length()));
+  cache.truncate(integer(env, info[0], "length", 0, cache.length));
   cache.settle(env);
   return env.Undefined();
 }

@@ -97,7 +97,11 @@ Status LayerCall::run(Workspace& work) {
     }
     state->broken = true;  // until the last row is done
   }
-  SMOE_RETURN_IF_ERROR(layer->forward(args, *table, ThreadPool::process(), work));
+  if (device != nullptr) {
+    SMOE_RETURN_IF_ERROR(device->forward(args));
+  } else {
+    SMOE_RETURN_IF_ERROR(layer->forward(args, *table, ThreadPool::process(), work));
+  }
   if (convert) from_f32(result, count, dtype, out);
   if (state != nullptr) {
     state->broken = false;

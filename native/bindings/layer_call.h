@@ -5,13 +5,14 @@
 #include "bindings/momentum_state_object.h"
 #include "core/cancel.h"
 #include "core/workspace.h"
-#include "layer/moe_layer.h"
+#include "layer/device_moe_layer.h"
 
 namespace smoe {
 
 struct LayerCall {
   const MoeLayer* layer = nullptr;
-  Dtype dtype = Dtype::F32;  // of hidden and out
+  DeviceMoeLayer* device = nullptr;  // where its weights are; null: in `layer`
+  Dtype dtype = Dtype::F32;          // of hidden and out
   int64_t tokens = 0;
   const void* hidden = nullptr;     // [T, H]
   const float* residual = nullptr;  // [T, H] or null

@@ -2,6 +2,7 @@
 
 #include <functional>
 
+#include "bindings/device_twin.h"
 #include "bindings/forward_args.h"
 #include "bindings/moe_layer_tasks.h"
 #include "core/workspace_pool.h"
@@ -22,14 +23,16 @@ Napi::Function MoeLayerObject::define(Napi::Env env) {
   return DefineClass(env, kName,
                      {StaticMethod<&MoeLayerObject::create>("create"), getter<&MoeLayerObject::hidden>("hidden"),
                       getter<&MoeLayerObject::expert_count>("expertCount"), getter<&MoeLayerObject::slots>("slots"),
-                      getter<&MoeLayerObject::bytes>("bytes"), async_method<&MoeLayerObject::forward>("forward"),
+                      getter<&MoeLayerObject::bytes>("bytes"), getter<&MoeLayerObject::device>("device"), getter<&MoeLayerObject::device_bytes>("deviceBytes"),
+                      async_method<&MoeLayerObject::forward>("forward"),
                       method<&MoeLayerObject::forward_sync>("forwardSync"), method<&MoeLayerObject::counts>("counts"),
                       method<&MoeLayerObject::reset_stats>("resetStats"), method<&MoeLayerObject::dispose>("dispose")});
 }
 
 MoeLayerObject::MoeLayerObject(const Napi::CallbackInfo& info) : TaggedObject(info) {
   layer_ = take_pending<NativeMoeLayer>(info.Env());
-  memory_.set(info.Env(), layer_->layer.bytes());
+  // Memory of the device too: nothing else would press V8 to collect a forgotten layer.
+  memory_.set(info.Env(), layer_->bytes() + layer_->device_bytes());
 }
 
 Napi::Object MoeLayerObject::make(Napi::Env env, std::shared_ptr<NativeMoeLayer> native) {
@@ -58,19 +61,28 @@ Napi::Value MoeLayerObject::slots(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value MoeLayerObject::bytes(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), layer_ == nullptr ? 0 : static_cast<double>(layer_->layer.bytes()));
+  return Napi::Number::New(info.Env(), layer_ == nullptr ? 0 : static_cast<double>(layer_->bytes()));
+}
+
+Napi::Value MoeLayerObject::device(const Napi::CallbackInfo& info) {
+  const auto& device = native(info.Env())->device;
+  return Napi::Number::New(info.Env(), device != nullptr ? device->device()->index() : kHost);
+}
+
+Napi::Value MoeLayerObject::device_bytes(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), layer_ == nullptr ? 0 : static_cast<double>(layer_->device_bytes()));
 }
 
 Napi::Value MoeLayerObject::forward(const Napi::CallbackInfo& info) {
   // A copy: a getter among the options may dispose() this very object.
   const std::shared_ptr<NativeMoeLayer> layer = native(info.Env());
-  return start_moe_forward(info, layer, ForwardArgs::parse(info, layer->layer));
+  return start_moe_forward(info, layer, ForwardArgs::parse(info, *layer));
 }
 
 Napi::Value MoeLayerObject::forward_sync(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const std::shared_ptr<NativeMoeLayer> layer = native(env);  // a copy, as above
-  ForwardArgs args = ForwardArgs::parse(info, layer->layer);
+  ForwardArgs args = ForwardArgs::parse(info, *layer);
   if (args.out == nullptr) throw_error(env, Code::InvalidType, "out must be a typed array");
   if (cancelled(args.cancel.get())) throw_error(env, Code::Cancelled, "cancelled before it started");
   args.call.cancel = args.cancel.get();

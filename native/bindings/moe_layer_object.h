@@ -2,13 +2,18 @@
 
 #include "bindings/layer_call.h"
 #include "bindings/tagged_object.h"
+#include "layer/device_moe_layer.h"
 
 namespace smoe {
 
 // A packed layer, shared by the JS object and the calls that run on it.
 struct NativeMoeLayer {
-  MoeLayer layer;
-  std::vector<uint64_t> counts;  // [E]; JS thread only: calls count on their own and add when they settle
+  MoeLayer layer;                          // without its weights where they are on a device
+  std::unique_ptr<DeviceMoeLayer> device;  // null: on the CPU
+  std::vector<uint64_t> counts;            // [E]; JS thread only: calls count on their own and add when they settle
+
+  size_t bytes() const { return layer.bytes(); }
+  size_t device_bytes() const { return device != nullptr ? device->bytes() : 0; }
 };
 
 class MoeLayerObject : public TaggedObject<MoeLayerObject> {
@@ -28,6 +33,8 @@ class MoeLayerObject : public TaggedObject<MoeLayerObject> {
   Napi::Value expert_count(const Napi::CallbackInfo& info);
   Napi::Value slots(const Napi::CallbackInfo& info);
   Napi::Value bytes(const Napi::CallbackInfo& info);
+  Napi::Value device(const Napi::CallbackInfo& info);
+  Napi::Value device_bytes(const Napi::CallbackInfo& info);
   Napi::Value forward(const Napi::CallbackInfo& info);
   Napi::Value forward_sync(const Napi::CallbackInfo& info);
   Napi::Value counts(const Napi::CallbackInfo& info);

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "bindings/device_twin.h"
 #include "bindings/moe_source.h"
 #include "core/workspace_pool.h"
 
@@ -12,17 +13,24 @@ class CreateTask : public AsyncTask {
  public:
   MoeSource source;
   Precision precision = Precision::Fast;
+  int device = kHost;
 
  protected:
   Status run() override {
+    std::shared_ptr<Device> on;
+    SMOE_RETURN_IF_ERROR(open_device(device, &on));
     auto native = std::make_shared<NativeMoeLayer>();
     PackList list(precision);
     source.pack_into(list, precision, &native->layer);
     SMOE_RETURN_IF_ERROR(list.run(ThreadPool::process(), cancel()));
     SMOE_RETURN_IF_ERROR(native->layer.validate());
     native->counts.resize(native->layer.experts.size());
-    native_ = std::move(native);
     source = MoeSource();  // copies of the weights go before the event loop gets its turn
+    if (on != nullptr) {
+      SMOE_RETURN_IF_ERROR(DeviceMoeLayer::create(on, native->layer, ThreadPool::process(), cancel(), &native->device));
+      drop_elements(native->layer);
+    }
+    native_ = std::move(native);
     return {};
   }
   Napi::Value result(Napi::Env env) override { return MoeLayerObject::make(env, std::move(native_)); }
@@ -106,6 +114,7 @@ Napi::Value start_create_moe_layer(const Napi::CallbackInfo& info) {
   auto task = std::make_shared<CreateTask>();
   task->source = MoeSource::parse(info.Env(), info[0], "desc");
   task->precision = parse_precision(info.Env(), info[1]);
+  task->device = device_argument(info.Env(), info[3]);
   return AsyncTask::start(info.Env(), task, CancelTokenObject::flag_of(info.Env(), info[2]));
 }
 

@@ -1,46 +1,21 @@
 #include "bindings/quantized_object.h"
 
-#include <cstring>
-
 #include "bindings/calibration_object.h"
 #include "bindings/cancel_token_object.h"
 #include "bindings/in_use.h"
+#include "bindings/quantized_task.h"
 #include "bindings/tensor_source.h"
-#include "prepare/canonical.h"
 #include "prepare/import.h"
+#include "prepare/smoothing.h"
 
 namespace smoe {
 namespace {
-
-constexpr int64_t kMaxSide = int64_t{1} << 24;
-const char* const kFormats[] = {"w8", "w4", "w4c", "w3", "w2", "w1", "wn", "t2", "t5", "f8"};
-
-WeightFormat parse_format(napi_env env, napi_value value) {
-  // The enum goes on from f32 and bf16 in the order of these names.
-  return static_cast<WeightFormat>(static_cast<int>(WeightFormat::W8) +
-                                   choice_index(env, value, "format", kFormats, 10));
-}
-
-int64_t integer_or(napi_env env, napi_value owner, const char* key, int64_t least, int64_t most, int64_t fallback) {
-  const napi_value value = property(env, owner, key, "options");
-  return is_nullish(env, value) ? fallback : integer(env, value, key, least, most);
-}
-bool boolean_or(napi_env env, napi_value owner, const char* key, bool fallback) {
-  const napi_value value = property(env, owner, key, "options");
-  return is_nullish(env, value) ? fallback : boolean(env, value, key);
-}
 
 size_t memory_of(const QuantizedMatrix& m) {
   size_t bytes = m.codes.size() + (m.scales.size() + m.zeros.size()) * sizeof(float);
   for (const QuantizedMatrix::Plane& plane : m.planes) bytes += plane.bits.size() + plane.scales.size() * sizeof(float);
   return bytes;
 }
-
-class MakeTask : public AsyncTask {
- protected:
-  Napi::Value result(Napi::Env env) override { return QuantizedMatrixObject::make(env, std::move(made_)); }
-  std::shared_ptr<NativeQuantized> made_ = std::make_shared<NativeQuantized>();
-};
 
 class QuantizeTask : public MakeTask {
  public:
@@ -51,6 +26,7 @@ class QuantizeTask : public MakeTask {
   int64_t expert = 0;
   bool units = false;
   double blend = 0;
+  std::vector<float> input_scale, row_scale;
 
  protected:
   Status run() override {
@@ -58,7 +34,14 @@ class QuantizeTask : public MakeTask {
     SMOE_RETURN_IF_ERROR(source.values(&values));
     const int64_t rows = source.rows(), cols = source.cols();
     source = TensorSource();
-    OuterSum blended;
+    if (!input_scale.empty() || !row_scale.empty()) {
+      for (int64_t i = 0; i < rows * cols; ++i) {
+        float& value = values[static_cast<size_t>(i)];
+        if (!input_scale.empty()) value *= input_scale[static_cast<size_t>(i % cols)];
+        if (!row_scale.empty()) value *= row_scale[static_cast<size_t>(i / cols)];
+      }
+    }
+    OuterSum blended, scaled;
     const OuterSum* hessian = nullptr;
     if (layer != nullptr) {
       const ExpertSums& sums = layer->experts[static_cast<size_t>(expert)];
@@ -67,12 +50,24 @@ class QuantizeTask : public MakeTask {
         SMOE_RETURN_IF_ERROR(blend_with_layer(*layer, expert, blend, &blended));
         hessian = &blended;
       }
+      if (!input_scale.empty() && hessian->size == cols) {
+        SMOE_RETURN_IF_ERROR(scale_inputs(*hessian, input_scale.data(), &scaled));
+        hessian = &scaled;
+      }
+      if (hessian->count == 0 && options.method != QuantizeMethod::Gptq) hessian = nullptr;
     }
     return quantize(values.data(), rows, cols, options, hessian, ThreadPool::process(), cancel(), &made_->matrix,
                     &made_->report);
   }
   void finished(Napi::Env, const Status&) noexcept override { calibration.release(); }
 };
+
+void read_scale(napi_env env, napi_value options, const char* name, int64_t count, std::vector<float>* out) {
+  const napi_value value = property(env, options, name, "options");
+  if (is_nullish(env, value)) return;
+  const float* values = f32_array(env, value, name, count);
+  out->assign(values, values + count);
+}
 
 class ImportTask : public MakeTask {
  public:
@@ -91,38 +86,12 @@ QuantizeOptions parse_options(napi_env env, napi_value value) {
   options.group = integer_or(env, value, "group", 0, kMaxSide, 0);
   options.symmetric = boolean_or(env, value, "symmetric", true);
   options.planes = static_cast<int>(integer_or(env, value, "planes", 0, 6, 0));
+  options.codebook = static_cast<int>(integer_or(env, value, "codebook", 0, 2, 0));
   options.act_order = boolean_or(env, value, "actOrder", false);
   options.sweeps = static_cast<int>(integer_or(env, value, "sweeps", 0, 1000, options.sweeps));
   const napi_value damping = property(env, value, "damping", "options");
   if (!is_nullish(env, damping)) options.damping = number(env, damping, "damping");
   return options;
-}
-
-Napi::Value packed_codes(napi_env env, WeightFormat format, const std::vector<uint8_t>& codes, int64_t rows,
-                         int64_t cols) {
-  const int64_t bytes = code_row_bytes(format, cols);
-  const NewArray array = new_array(env, napi_uint8_array, rows * bytes);
-  for (int64_t r = 0; r < rows; ++r)
-    pack_row_codes(format, codes.data() + r * cols, cols, static_cast<uint8_t*>(array.data) + r * bytes);
-  return array.value;
-}
-
-Napi::Value float_copy(napi_env env, const std::vector<float>& values) {
-  return copied_array(env, napi_float32_array, values.data(), static_cast<int64_t>(values.size()));
-}
-
-void read_codes(napi_env env, napi_value value, WeightFormat format, int64_t rows, int64_t cols,
-                std::vector<uint8_t>* out) {
-  const int64_t bytes = code_row_bytes(format, cols);
-  const TypedView view = typed_array(env, value, "codes", napi_uint8_array, element_count(env, rows, bytes, "codes"));
-  out->resize(static_cast<size_t>(rows * cols));
-  for (int64_t r = 0; r < rows; ++r)
-    unpack_row_codes(format, static_cast<const uint8_t*>(view.data) + r * bytes, cols, out->data() + r * cols);
-}
-
-void read_values(napi_env env, napi_value value, const char* name, int64_t count, std::vector<float>* out) {
-  const float* values = f32_array(env, value, name, count);
-  out->assign(values, values + count);
 }
 
 }  // namespace
@@ -175,41 +144,10 @@ Napi::Value QuantizedMatrixObject::quantize(const Napi::CallbackInfo& info) {
                   cols = TensorSource::cols_of(env, info[0], "source");
     task->source = TensorSource::parse(env, info[0], "source", {rows, cols});
     std::shared_ptr<CancelFlag> cancel = CancelTokenObject::flag_of(env, info[3]);
+    read_scale(env, info[1], "inputScale", cols, &task->input_scale);
+    read_scale(env, info[1], "rowScale", rows, &task->row_scale);
     if (sums != nullptr) task->calibration = InUse<NativeCalibration>(env, sums, "calibration");
     return AsyncTask::start(env, std::move(task), std::move(cancel));
-  });
-}
-
-Napi::Value QuantizedMatrixObject::from_parts(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  return guarded(env, [&]() -> Napi::Value {
-    const auto field = [&](const char* key) { return property(env, info[0], key, "parts"); };
-    auto native = std::make_shared<NativeQuantized>();
-    QuantizedMatrix& m = native->matrix;
-    m.format = parse_format(env, field("format"));
-    m.rows = integer(env, field("rows"), "rows", 1, kMaxSide);
-    m.cols = integer(env, field("cols"), "cols", 1, kMaxSide);
-    m.group = integer(env, field("group"), "group", 1, kMaxSide);
-    m.codebook = static_cast<int>(integer_or(env, info[0], "codebook", 0, 2, 0));
-    m.mul = static_cast<float>(number(env, field("mul"), "mul"));
-    const napi_value codes = field("codes"), scales = field("scales"), zeros = field("zeros"), planes = field("planes");
-    const uint32_t count = is_nullish(env, planes) ? 0 : array_length(env, planes, "planes", 6);
-    std::vector<std::pair<napi_value, napi_value>> plane_fields;
-    for (uint32_t i = 0; i < count; ++i) {
-      const napi_value plane = element(env, planes, i);
-      plane_fields.emplace_back(property(env, plane, "codes", "plane"), property(env, plane, "scales", "plane"));
-    }
-    const int64_t groups = element_count(env, m.rows, m.groups(), "scales");
-    read_values(env, scales, "scales", groups, &m.scales);
-    if (!is_nullish(env, zeros)) read_values(env, zeros, "zeros", groups, &m.zeros);
-    read_codes(env, codes, m.format, m.rows, m.cols, &m.codes);
-    for (const auto& [bits, values] : plane_fields) {
-      m.planes.emplace_back();
-      read_codes(env, bits, WeightFormat::W1, m.rows, m.cols, &m.planes.back().bits);
-      read_values(env, values, "plane scales", groups, &m.planes.back().scales);
-    }
-    throw_if_error(env, validate(m));
-    return make(env, std::move(native));
   });
 }
 
@@ -237,8 +175,6 @@ Napi::Value QuantizedMatrixObject::import(const Napi::CallbackInfo& info) {
     options.bits = static_cast<int>(integer_or(env, info[0], "bits", 1, 8, 4));
     options.group = integer_or(env, info[0], "group", 0, kMaxSide, 0);
     options.stored_zero_minus_one = boolean_or(env, info[0], "storedZeroMinusOne", true);
-    options.first_row = integer_or(env, info[0], "firstRow", 0, kMaxSide, 0);
-    options.row_step = integer_or(env, info[0], "rowStep", 1, 64, 1);
     options.divide = boolean_or(env, info[0], "divide", false);
     for (const char* name : names) {
       const napi_value value = property(env, info[1], name, "tensors");
@@ -280,30 +216,6 @@ Napi::Value QuantizedMatrixObject::report(const Napi::CallbackInfo& info) {
   object.Set("loss", report.loss);
   object.Set("damping", report.damping);
   object.Set("deadColumns", static_cast<double>(report.dead_columns));
-  return object;
-}
-
-Napi::Value QuantizedMatrixObject::parts(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  const QuantizedMatrix& m = native(env)->matrix;
-  Napi::Object object = Napi::Object::New(env);
-  object.Set("format", weight_format_name(m.format));
-  object.Set("rows", static_cast<double>(m.rows));
-  object.Set("cols", static_cast<double>(m.cols));
-  object.Set("group", static_cast<double>(m.group));
-  object.Set("mul", m.mul);
-  object.Set("codebook", m.codebook);
-  object.Set("codes", packed_codes(env, m.format, m.codes, m.rows, m.cols));
-  object.Set("scales", float_copy(env, m.scales));
-  if (!m.zeros.empty()) object.Set("zeros", float_copy(env, m.zeros));
-  Napi::Array planes = Napi::Array::New(env);
-  for (uint32_t i = 0; i < m.planes.size(); ++i) {
-    Napi::Object plane = Napi::Object::New(env);
-    plane.Set("codes", packed_codes(env, WeightFormat::W1, m.planes[i].bits, m.rows, m.cols));
-    plane.Set("scales", float_copy(env, m.planes[i].scales));
-    planes[i] = plane;
-  }
-  object.Set("planes", planes);
   return object;
 }
 

@@ -190,6 +190,9 @@ void TensorSource::parse_format(napi_env env, napi_value value, const std::strin
   format_ = WeightFormat(choice_index(env, format, (name + ".format").c_str(), names, kWeightFormats));
   const napi_value group = property(env, value, "group", name.c_str());
   if (!is_nullish(env, group)) rtn_.group = integer(env, group, (name + ".group").c_str(), 1, cols());
+  const napi_value codebook = property(env, value, "codebook", name.c_str());
+  if (!is_nullish(env, codebook))
+    rtn_.codebook = static_cast<int>(integer(env, codebook, (name + ".codebook").c_str(), 0, 2));
   const napi_value asym = property(env, value, "asym", name.c_str());
   if (!is_nullish(env, asym)) rtn_.asymmetric = boolean(env, asym, (name + ".asym").c_str());
 }

@@ -27,7 +27,7 @@ class TensorSource {
   // Vectors must be plain.
   static TensorSource parse(napi_env env, napi_value value, const std::string& name,
                             std::initializer_list<int64_t> shape);
-  // `format`, `group` and `asym` of a matrix that is to be quantized as it is loaded.
+  // `format`, `group`, `asym` and `codebook` of a matrix that is to be quantized as it is loaded.
   void parse_format(napi_env env, napi_value value, const std::string& name);
   // One dimension of a matrix whose shape is not known yet. Nothing else is checked.
   static int64_t rows_of(napi_env env, napi_value value, const std::string& name);

@@ -39,6 +39,7 @@ SMOE_HD constexpr Element wgmma_d_element(int warp, int lane, int reg) {
 
 // --- ldmatrix: register i of a lane holds two neighbours of 8x8 matrix i; the row address of row r of matrix i comes
 // from lane 8i + r.
+// With .trans, row and column of that change places.
 SMOE_HD constexpr Element ldmatrix_element(int lane, int half) { return {lane >> 2, 2 * (lane & 3) + half}; }
 
 // --- Order pi of one 32-block of K (specs/cuda-kernels.md 2.2): the physical column of logical slot s of a byte mma,

@@ -43,11 +43,15 @@ Chunk take_chunk(const Decoder& decoder, int64_t tokens, Workspace& workspace) {
   return chunk;
 }
 
+float look_ahead_factor(const Decoder& decoder, int moe_index) {
+  if (moe_index == 0) return 0;
+  // A dense layer looks ahead as the MoE layer after it does; past the last one, as that one did.
+  return lookahead(decoder.momentum, std::min(moe_index, decoder.moe_layers() - 1));
+}
+
 void look_ahead(const Decoder& decoder, const KernelTable& kernels, ThreadPool& pool, int moe_index, int64_t tokens,
                 Chunk* chunk) {
-  if (moe_index == 0 || chunk->state.m == nullptr) return;
-  // A dense layer looks ahead as the MoE layer after it does; past the last one, as that one did.
-  const float c = lookahead(decoder.momentum, std::min(moe_index, decoder.moe_layers() - 1));
+  const float c = look_ahead_factor(decoder, moe_index);
   if (c == 0) return;
   const int64_t h = decoder.hidden;
   for_rows(pool, tokens, h, [&](int64_t row) { kernels.axpy(c, chunk->state.m + row * h, h, chunk->u + row * h); });

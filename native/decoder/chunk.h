@@ -24,8 +24,9 @@ struct Chunk {
 size_t chunk_bytes(const Decoder& decoder, int64_t tokens, int64_t end, int threads);
 Chunk take_chunk(const Decoder& decoder, int64_t tokens, Workspace& workspace);
 
-// u += c*m of robust and Nesterov momentum, before the feed-forward of MoE and dense layers alike. `moe_index` is the
-// number of MoE layers below: with none, m is zero and not even written.
+// c of u += c*m; 0: no look-ahead, and m may not have been written. `moe_index` is the number of MoE layers below.
+float look_ahead_factor(const Decoder& decoder, int moe_index);
+// u += c*m of robust and Nesterov momentum, before the feed-forward of MoE and dense layers alike.
 void look_ahead(const Decoder& decoder, const KernelTable& kernels, ThreadPool& pool, int moe_index, int64_t tokens,
                 Chunk* chunk);
 MoeLayer::Forward moe_args(const Decoder& decoder, const Decoder::Forward& args, int moe_index, int64_t tokens,

@@ -1,6 +1,7 @@
 #include "decoder/decoder.h"
 
 #include "decoder/attention.h"
+#include "decoder/check_tokens.h"
 #include "decoder/chunk.h"
 #include "decoder/dense_ffn.h"
 #include "decoder/head.h"
@@ -19,28 +20,14 @@ void norm_rows(const KernelTable& kernels, ThreadPool& pool, const NormWeights& 
   for_rows(pool, rows, h, [&](int64_t row) { norm_row(kernels, norm, x + row * h, h, out + row * h); });
 }
 
-Status check_ids(const char* name, const int32_t* ids, int64_t count, int64_t vocab) {
-  for (int64_t i = 0; i < count; ++i) {
-    if (ids[i] < 0 || ids[i] >= vocab) {
-      return error(Code::TokenOutOfRange, "%s[%lld] must be in [0, %lld), got %d", name, static_cast<long long>(i),
-                   static_cast<long long>(vocab), ids[i]);
-    }
-  }
-  return Status();
-}
-
 Status check_args(const Decoder& decoder, const Decoder::Forward& args) {
-  if (args.ids == nullptr || args.tokens <= 0) return error(Code::InvalidArgument, "ids must hold at least one token");
   if (args.cache == nullptr) return error(Code::InvalidArgument, "a KV cache is needed");
   if (args.cache->layers() != static_cast<int>(decoder.layers.size()) ||
       !(args.cache->shape() == decoder.layers.front().attention.cache_shape()) ||
       args.cache->bf16() != (decoder.precision == Precision::Fast)) {
     return error(Code::InvalidArgument, "the KV cache was made for another model or precision");
   }
-  SMOE_RETURN_IF_ERROR(check_ids("ids", args.ids, args.tokens, decoder.vocab));
-  if (args.nll == nullptr) return Status();
-  if (args.targets == nullptr) return error(Code::InvalidArgument, "nll needs targets");
-  return check_ids("targets", args.targets, args.tokens, decoder.vocab);
+  return check_tokens(decoder, args);
 }
 
 // The main path: embed -> layers -> final norm -> logits, for tokens [first, first + n) of the call.

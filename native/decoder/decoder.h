@@ -90,6 +90,10 @@ class Decoder {
 
   // Refuses shapes that do not agree, naming layer and tensor; call once after filling the fields.
   Status validate() const;
+  // Its parts, for who takes a decoder layer by layer: all but the layers, and one layer, of which layer 0 has what the
+  // cache needs to know.
+  Status validate_ends() const;
+  Status validate_layer(const DecoderLayer& layer, size_t index) const;
   size_t bytes() const;
   int moe_layers() const;
   int64_t max_experts() const;  // over the MoE layers: the row length of Forward::expert_counts

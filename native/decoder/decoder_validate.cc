@@ -150,23 +150,29 @@ Status check_ffn(const std::string& name, const DecoderLayer& layer, int64_t hid
 
 }  // namespace
 
-Status Decoder::validate() const {
+Status Decoder::validate_ends() const {
   if (vocab <= 0 || hidden <= 0 || vocab > INT32_MAX || hidden > INT32_MAX) {
     return error(Code::InvalidArgument, "vocab and hidden must be positive 32-bit sizes, got %lld and %lld", ll{vocab},
                  ll{hidden});
   }
   SMOE_RETURN_IF_ERROR(check_matrix("embedding", embedding, vocab, hidden));
   if (!output.empty()) SMOE_RETURN_IF_ERROR(check_matrix("output", output, vocab, hidden));
-  SMOE_RETURN_IF_ERROR(check_norm("final norm", final_norm, hidden));
+  return check_norm("final norm", final_norm, hidden);
+}
+
+Status Decoder::validate_layer(const DecoderLayer& layer, size_t index) const {
+  const std::string name = "layer " + std::to_string(index);
+  const AttentionConfig& first = index == 0 ? layer.attention : layers[0].attention;
+  SMOE_RETURN_IF_ERROR(check_norm(name + " attention norm", layer.attention_norm, hidden));
+  SMOE_RETURN_IF_ERROR(check_norm(name + " feed-forward norm", layer.ffn_norm, hidden));
+  SMOE_RETURN_IF_ERROR(check_attention(name + " attention", layer, first, hidden));
+  return check_ffn(name, layer, hidden, precision);
+}
+
+Status Decoder::validate() const {
+  SMOE_RETURN_IF_ERROR(validate_ends());
   if (layers.empty()) return error(Code::InvalidArgument, "a decoder needs at least one layer");
-  for (size_t index = 0; index < layers.size(); ++index) {
-    const DecoderLayer& layer = layers[index];
-    const std::string name = "layer " + std::to_string(index);
-    SMOE_RETURN_IF_ERROR(check_norm(name + " attention norm", layer.attention_norm, hidden));
-    SMOE_RETURN_IF_ERROR(check_norm(name + " feed-forward norm", layer.ffn_norm, hidden));
-    SMOE_RETURN_IF_ERROR(check_attention(name + " attention", layer, layers[0].attention, hidden));
-    SMOE_RETURN_IF_ERROR(check_ffn(name, layer, hidden, precision));
-  }
+  for (size_t index = 0; index < layers.size(); ++index) SMOE_RETURN_IF_ERROR(validate_layer(layers[index], index));
   return smoe::validate(momentum, moe_layers());
 }
 

@@ -11,7 +11,8 @@ namespace smoe {
 
 class Device;
 
-// Memory of a device, back to its pool when it goes. Contents are undefined.
+// Memory of a device, back to its pool when it goes. Contents are undefined. Everything runs on one stream, so memory
+// may go back, and be handed out again, while work that uses it is still under way.
 class DeviceBuffer {
  public:
   DeviceBuffer() = default;
@@ -42,11 +43,12 @@ class Device : public std::enable_shared_from_this<Device> {
   ~Device();
 
   int index() const;
-  const cu::CudaDeviceInfo& info() const;
+  const cu::CudaDeviceInfo& info() const;  // as it was when the device was opened
   const cu::CudaTable& table() const;
   void* stream() const;
 
-  // Work on the stream belongs to whoever holds this: one call at a time runs on a device.
+  // Work on the stream belongs to whoever holds this: one call at a time runs on a device. Launches, copies, fill and
+  // synchronize need it; allocations do not. Functions that take it themselves say so.
   std::unique_lock<std::mutex> lock();
 
   // What a launch or a function of the runtime returned; `what` begins the message. DeviceLost is remembered, and every
@@ -62,15 +64,20 @@ class Device : public std::enable_shared_from_this<Device> {
   void trim();  // gives back what is cached
 
   // Ordered on the stream. copy_in stages through pinned memory and returns once `from` may be reused; copy_out and
-  // synchronize return once everything before them is done.
+  // synchronize return once everything before them is done. None of them during a capture.
   Status copy_in(void* to_device, const void* from_host, size_t bytes);
   Status copy_out(void* to_host, const void* from_device, size_t bytes);
+  // copy_out whose bytes arrive with the next synchronize() (or copy_out), so that several wait once. `to_host` must
+  // stay until that has been called, also after a failure.
+  Status copy_out_later(void* to_host, const void* from_device, size_t bytes);
   Status fill(void* memory, int byte, size_t bytes);
   Status synchronize();
 
  private:
-  Device() = default;
+  Device();
   friend class DeviceBuffer;
+  void give_back(void* memory, size_t bytes);
+  Status take_staging(size_t bytes, unsigned char** at, size_t* part);
   struct State;
   std::unique_ptr<State> state_;
 };

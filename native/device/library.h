@@ -15,9 +15,12 @@ struct CudaLibrary {
   std::string why;
 };
 
-// The file that cuda_library() loads; to be set before its first use, ignored later. Empty: there is none.
+// Loads a file; empty: there is none. Never throws. A table of another version is refused.
+CudaLibrary load_cuda_library(const std::string& path);
+
+// The file that cuda_library() loads; to be set before its first use, ignored later.
 void set_cuda_library(std::string path);
-// Loads on first use, once in a process; it stays loaded. Never throws. A table of another version is refused.
+// Loads on first use, once in a process; it stays loaded.
 const CudaLibrary& cuda_library();
 
 }  // namespace smoe

@@ -13,6 +13,9 @@
 
 namespace smoe {
 
+// How activations are held: f32 in exact; bf16 or, for integer weights, int8 in fast.
+enum class Precision : int { Exact = 0, Fast = 1 };
+
 enum class Activation : int { Silu = 0, GeluTanh = 1, GeluErf = 2, Relu = 3, Relu2 = 4, Identity = 5 };
 
 // What lies between the projections of a feed-forward. Gated: act(min(g, limit)) * (clamp(u, +-limit) + beta), where

@@ -9,48 +9,54 @@
 
 namespace smoe {
 
+struct DeviceMoeWeights;
+
 class DeviceMoeLayer {
  public:
-  // Uploads the weights of a validated layer; `from` is not needed afterwards.
+  // Uploads the weights of a validated layer; `from` is not needed afterwards. Refuses what the kernels cannot do, by
+  // name. Takes the device's lock itself, as forward() does.
   static Status create(std::shared_ptr<Device> device, const MoeLayer& from, ThreadPool& pool, const CancelFlag* cancel,
                        std::unique_ptr<DeviceMoeLayer>* out);
   ~DeviceMoeLayer();
 
   const std::shared_ptr<Device>& device() const;
-  size_t bytes() const;  // on the device
+  size_t bytes() const;          // on the device
+  int64_t row_width() const;     // of the rows of enqueue(): H rounded up to a multiple of 8, zero behind H
+  int activation_parts() const;  // of Rows::planes
 
   // As MoeLayer::forward(), host memory in and out. A failure leaves out and the states undefined, the device usable
   // unless it is lost.
   Status forward(const MoeLayer::Forward& args);
 
-  // One pass whose rows are on the device already. Launches only: no allocation, no synchronisation, no host read, so
-  // it can be captured. Up to max_tokens rows, of which *num_tokens are real (null: all).
+  // One pass whose rows are on the device already. Launches and fills only: no allocation, no synchronisation, no host
+  // read, so it can be captured. Up to max_tokens rows, of which *num_tokens are real (null: all). Above
+  // kDispatchMaxTokens all rows must be real.
   struct Rows {
     const float* hidden = nullptr;    // [T, H] router input
     cu::Planes planes;                // the same as planes: expert input
     const float* residual = nullptr;  // [T, H] or null
     const int32_t* num_tokens = nullptr;
     int64_t max_tokens = 0;
-    const int32_t* given_ids = nullptr;    // [T, given_slots]: given assignments, or null: route
+    const int32_t* given_ids = nullptr;    // [T, given_slots]: given assignments, or null: route. Distinct in a token
     const float* given_weights = nullptr;  // [T, given_slots]
     int given_slots = 0;
     ResidualStep step;
     ResidualState state;             // device pointers
     float* out = nullptr;            // [T, H]; may be residual
     float* router_logits = nullptr;  // traces; null: not wanted
-    cu::RoutingOut routing;          // scratch of its own where null
+    cu::RoutingOut routing;          // scratch of its own where null; not written with given assignments
     float* update_out = nullptr;
     uint64_t* expert_counts = nullptr;
   };
-  // Scratch of a pass of up to `tokens` rows with `slots` assignments each, from the device's pool; one for a stream.
+  // Scratch of passes of up to `tokens` rows with `slots` assignments each, from the device's pool; one for a stream.
   static size_t scratch_bytes(const DeviceMoeLayer& layer, int64_t tokens, int slots);
-  // `scratch` [scratch_bytes()], zero before its first use.
+  // `scratch` [scratch_bytes()], its first kScratchZeros bytes zero before its first use. The device is locked.
+  static constexpr size_t kScratchZeros = 256;
   Status enqueue(const Rows& rows, void* scratch) const;
 
  private:
   DeviceMoeLayer() = default;
-  struct Weights;
-  std::unique_ptr<Weights> weights_;
+  std::unique_ptr<DeviceMoeWeights> weights_;
 };
 
 }  // namespace smoe

@@ -8,8 +8,6 @@
 
 namespace smoe {
 
-enum class Precision : int { Exact = 0, Fast = 1 };
-
 // Upper bound of KernelTable::max_rows over all instruction sets; sizes tile results on the stack.
 constexpr int kMaxTileRows = 16;
 

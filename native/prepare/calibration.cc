@@ -1,6 +1,7 @@
 #include "prepare/calibration.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 namespace smoe {
@@ -76,20 +77,25 @@ std::vector<Gathered> gather(const LayerTrace& trace, int64_t hidden, bool weigh
   return experts;
 }
 
-// Keeps a uniform sample: row number n replaces a kept one with probability samples / (n + 1). The draw is a hash of n,
-// so that the sample depends on the texts only.
+// A uniform sample of `most` rows: where row number n goes, `kept` being there already; -1 for nowhere. It replaces a
+// kept one with probability most / (n + 1). The draw is a hash of n, so that the sample depends on the texts only.
+int64_t place_in_sample(uint64_t n, size_t kept, size_t most) {
+  if (kept < most) return static_cast<int64_t>(kept);
+  uint64_t x = (n + 1) * 0x9e3779b97f4a7c15u;  // splitmix64
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  const auto at = static_cast<size_t>((x ^ (x >> 31)) % (n + 1));
+  return at < most ? static_cast<int64_t>(at) : -1;
+}
+
 void sample(const Gathered& rows, int64_t hidden, int64_t samples, bool weight_on_input, ExpertSums* sums) {
   const auto h = static_cast<size_t>(hidden), most = static_cast<size_t>(samples);
   for (size_t r = 0; r < rows.rows.size(); ++r) {
     const uint64_t n = static_cast<uint64_t>(sums->input.count) + r;
-    size_t at = sums->sample_weight.size();
-    if (at >= most) {
-      uint64_t x = (n + 1) * 0x9e3779b97f4a7c15u;  // splitmix64
-      x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-      x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-      at = static_cast<size_t>((x ^ (x >> 31)) % (n + 1));
-      if (at >= most) continue;
-    } else {
+    const int64_t place = place_in_sample(n, sums->sample_weight.size(), most);
+    if (place < 0) continue;
+    const auto at = static_cast<size_t>(place);
+    if (at == sums->sample_weight.size()) {
       sums->sample_weight.push_back(0);
       sums->sample.resize(sums->sample.size() + h);
     }
@@ -98,11 +104,26 @@ void sample(const Gathered& rows, int64_t hidden, int64_t samples, bool weight_o
   }
 }
 
+// The input that norm, router and experts share.
+void add_input(const LayerTrace& trace, int64_t hidden, int64_t samples, LayerSums* sums) {
+  const auto h = static_cast<size_t>(hidden);
+  for (size_t t = 0; t < trace.count.size(); ++t) {
+    const float* x = trace.input.data() + t * h;
+    for (size_t j = 0; j < h; ++j) sums->input_max[j] = std::max(sums->input_max[j], std::fabs(x[j]));
+    const int64_t at =
+        place_in_sample(static_cast<uint64_t>(sums->tokens) + t, sums->sample.size() / h, static_cast<size_t>(samples));
+    if (at < 0) continue;
+    sums->sample.resize(std::max(sums->sample.size(), (static_cast<size_t>(at) + 1) * h));
+    std::copy_n(x, h, sums->sample.data() + static_cast<size_t>(at) * h);
+  }
+  sums->tokens += static_cast<int64_t>(trace.count.size());
+}
+
 Status add_layer(const MoeLayer& layer, const LayerTrace& trace, int64_t samples, const KernelTable& kernels,
                  ThreadPool& pool, Workspace& workspace, const CancelFlag* cancel, LayerSums* sums) {
   const int64_t h = layer.config.hidden;
   const std::vector<Gathered> experts = gather(trace, h, layer.config.router.weight_on_input);
-  sums->tokens += static_cast<int64_t>(trace.count.size());
+  add_input(trace, h, samples, sums);
   for (size_t first = 0; first < experts.size(); first += kBatch) {
     const size_t last = std::min(experts.size(), first + kBatch);
     std::vector<ExpertWeights> weights(last - first);
@@ -154,6 +175,7 @@ Status Calibration::init(const Decoder& decoder, const CalibrationConfig& config
     sums.layer = i;
     sums.moe_index = index;
     sums.experts.resize(moe->experts.size());
+    sums.input_max.assign(static_cast<size_t>(moe->config.hidden), 0.0f);
     for (size_t e = 0; e < sums.experts.size(); ++e) {
       SMOE_RETURN_IF_ERROR(sums.experts[e].input.resize(moe->config.hidden));
       SMOE_RETURN_IF_ERROR(sums.experts[e].units.resize(moe->experts[e].up.rows));
@@ -197,9 +219,11 @@ const LayerSums* Calibration::find(int layer) const {
 
 size_t Calibration::bytes() const {
   size_t total = 0;
-  for (const LayerSums& sums : layers)
+  for (const LayerSums& sums : layers) {
+    total += (sums.input_max.size() + sums.sample.size()) * 4;
     for (const ExpertSums& expert : sums.experts)
       total += expert.input.bytes() + expert.units.bytes() + (expert.sample.size() + expert.sample_weight.size()) * 4;
+  }
   return total;
 }
 
@@ -218,8 +242,8 @@ Status place(const PackedMatrix& original, const QuantizedMatrix* replacement, P
 }  // namespace
 
 Status expert_error(const MoeLayer& layer, const ExpertSums& sums, const ExpertWeights& expert,
-                    const ExpertReplacement& replacement, const KernelTable& kernels, ThreadPool& pool,
-                    Workspace& workspace, const CancelFlag* cancel, double* out, double* scale) {
+                    const ExpertReplacement& replacement, const float* input_scale, const KernelTable& kernels,
+                    ThreadPool& pool, Workspace& workspace, const CancelFlag* cancel, double* out, double* scale) {
   const int64_t h = layer.config.hidden, count = static_cast<int64_t>(sums.sample_weight.size());
   *out = 0;
   if (scale != nullptr) *scale = 0;
@@ -233,14 +257,22 @@ Status expert_error(const MoeLayer& layer, const ExpertSums& sums, const ExpertW
   if (!expert.gate.empty() && changed.gate.format != changed.up.format)
     return error(Code::InvalidArgument, "gate and up must be replaced together");
   SMOE_RETURN_IF_ERROR(place(expert.down, replacement.down, &changed.down));
-  std::vector<const float*> rows;
-  for (int64_t r = 0; r < count; ++r) rows.push_back(sums.sample.data() + r * h);
+  std::vector<float> scaled;
+  if (input_scale != nullptr) {
+    scaled = sums.sample;
+    for (size_t i = 0; i < scaled.size(); ++i) scaled[i] /= input_scale[i % static_cast<size_t>(h)];
+  }
+  std::vector<const float*> rows[2];
+  for (int64_t r = 0; r < count; ++r) {
+    rows[0].push_back(sums.sample.data() + r * h);
+    rows[1].push_back((scaled.empty() ? sums.sample : scaled).data() + r * h);
+  }
   std::vector<float> before(static_cast<size_t>(count * h)), after(before.size());
   for (int pass = 0; pass < 2; ++pass) {
     std::vector<ExpertGroup> groups(1);
     groups[0].weights = pass == 0 ? &expert : &changed;
     groups[0].rows = count;
-    groups[0].inputs = rows.data();
+    groups[0].inputs = rows[pass].data();
     groups[0].out = pass == 0 ? before.data() : after.data();
     SMOE_RETURN_IF_ERROR(run_groups(layer, &groups, kernels, pool, workspace, cancel));
   }

@@ -23,12 +23,14 @@ struct LayerSums {
   int moe_index = 0;  // over MoE layers
   int64_t tokens = 0;
   std::vector<ExpertSums> experts;
+  std::vector<float> input_max;  // [H] largest |x| of what norm, router and experts share
+  std::vector<float> sample;     // [n, H] of it
 };
 
 struct CalibrationConfig {
   int first_layer = 0,
       last_layer = -1;    // decoder layers [first, last); -1 = all. Sums of a large model: a few layers at a time
-  int64_t samples = 256;  // rows kept per expert
+  int64_t samples = 256;  // rows kept per expert, and per layer
 };
 
 class Calibration {
@@ -55,9 +57,10 @@ struct ExpertReplacement {
   const QuantizedMatrix *gate = nullptr, *up = nullptr, *down = nullptr;
 };
 // Mean over the sampled rows of |w (E(x) - E^(x))|^2, and of |w E(x)|^2 into `scale` (nullable). 0 without samples.
+// `input_scale` [H] (null: 1): the replacements take x / input_scale, as smoothed matrices do.
 Status expert_error(const MoeLayer& layer, const ExpertSums& sums, const ExpertWeights& expert,
-                    const ExpertReplacement& replacement, const KernelTable& kernels, ThreadPool& pool,
-                    Workspace& workspace, const CancelFlag* cancel, double* out, double* scale);
+                    const ExpertReplacement& replacement, const float* input_scale, const KernelTable& kernels,
+                    ThreadPool& pool, Workspace& workspace, const CancelFlag* cancel, double* out, double* scale);
 
 // (n_e H_e + strength * H_layer) / (n_e + strength), with H_layer the mean over all experts of the layer: few rows lean
 // on the many. Only for inputs: hidden units of another expert mean something else. `strength` about K (2.4).

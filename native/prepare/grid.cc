@@ -54,6 +54,14 @@ GroupParams round_params(const Grid& grid, GroupParams p) {
   return {step, p.zero};
 }
 
+float range_shift(const Grid& grid, const float* w, int64_t n) {
+  float amax = 0;
+  for (int64_t i = 0; i < n; ++i) amax = std::max(amax, std::fabs(w[i]));
+  // Scales lie within a factor 256 of the largest weight; f16 is exact to 11 bits from 6e-5 on.
+  if (grid.scale_dtype != Dtype::F16 || amax == 0 || (amax > 0.02f && amax < 16384.0f)) return 1;
+  return std::ldexp(1.0f, std::ilogb(amax));
+}
+
 namespace {
 
 double mean_abs(const float* w, int64_t n) {

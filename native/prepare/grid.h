@@ -46,6 +46,9 @@ inline float decode(const GroupParams& p, uint8_t code) { return p.step * (stati
 // The step as it will be stored (never zero or infinite) and the zero inside the codes.
 GroupParams round_params(const Grid& grid, GroupParams p);
 
+// A power of two that brings n weights near 1 when f16 scales would not reach them; else 1.
+float range_shift(const Grid& grid, const float* w, int64_t n);
+
 // Plain rounding (specs/quantization.md 1.2.1): absmax or min-max over the group, shrunk by `shrink`; absmean for
 // ternary, mean |w| for one bit. An all-zero group gets step 1.
 GroupParams rtn_params(const Grid& grid, const float* w, int64_t n, float shrink = 1);

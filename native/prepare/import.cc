@@ -192,23 +192,21 @@ void low_nibble_first(const uint8_t* bytes, int64_t cols, uint8_t* codes) {
 }
 
 Status mxfp4(const ImportOptions& o, const RawTensors& tensors, QuantizedMatrix* out) {
-  const int64_t n = o.rows, k = o.cols, groups = k / 32, stored = o.first_row + (n - 1) * o.row_step + 1;
+  const int64_t n = o.rows, k = o.cols, groups = k / 32;
   const RawTensor *blocks, *scales;
   if (k % 32 != 0)
     return error(Code::InvalidQuantization, "MXFP4 needs a multiple of 32 columns, got %lld",
                  static_cast<long long>(k));
   SMOE_RETURN_IF_ERROR(require_bytes(tensors, "blocks", {"U8"}, &blocks));
   SMOE_RETURN_IF_ERROR(require_bytes(tensors, "scales", {"U8", "F8_E8M0"}, &scales));
-  const auto have = static_cast<int64_t>(scales->bytes.size()) / groups;
-  if (static_cast<int64_t>(scales->bytes.size()) % groups != 0 || have < stored || have > stored + o.row_step ||
-      static_cast<int64_t>(blocks->bytes.size()) != have * (k / 2))
+  if (static_cast<int64_t>(scales->bytes.size()) != n * groups ||
+      static_cast<int64_t>(blocks->bytes.size()) != n * (k / 2))
     return error(Code::InvalidQuantization, "MXFP4 blocks and scales do not hold the %lld rows of %lld columns wanted",
-                 static_cast<long long>(stored), static_cast<long long>(k));
+                 static_cast<long long>(n), static_cast<long long>(k));
   for (int64_t row = 0; row < n; ++row) {
-    const int64_t from = o.first_row + row * o.row_step;
-    low_nibble_first(blocks->bytes.data() + from * (k / 2), k, &out->codes[size_t(row * k)]);
+    low_nibble_first(blocks->bytes.data() + row * (k / 2), k, &out->codes[size_t(row * k)]);
     for (int64_t g = 0; g < groups; ++g) {
-      const int e = scales->bytes[size_t(from * groups + g)];
+      const int e = scales->bytes[size_t(row * groups + g)];
       if (e == 255) return error(Code::InvalidQuantization, "an MXFP4 scale is NaN (255)");
       out->scales[size_t(row * groups + g)] = std::ldexp(1.0f, e - 127);
     }
@@ -259,7 +257,7 @@ Status bitnet(const ImportOptions& o, const RawTensors& tensors, QuantizedMatrix
 Status import_quantized(const ImportOptions& o, const RawTensors& tensors, QuantizedMatrix* out) {
   constexpr int64_t kMaxSide = int64_t{1} << 24;
   QuantizedMatrix m;
-  if (o.rows <= 0 || o.cols <= 0 || o.rows > kMaxSide || o.cols > kMaxSide || o.row_step < 1 || o.first_row < 0)
+  if (o.rows <= 0 || o.cols <= 0 || o.rows > kMaxSide || o.cols > kMaxSide)
     return error(Code::InvalidArgument, "a matrix cannot be [%lld, %lld]", static_cast<long long>(o.rows),
                  static_cast<long long>(o.cols));
   m.rows = o.rows;

@@ -36,9 +36,7 @@ struct ImportOptions {
   int bits = 4;                       // Gptq, Awq, Packed
   int64_t group = 0;                  // 0 = the whole row
   bool stored_zero_minus_one = true;  // Gptq checkpoint_format "gptq"; false for "gptq_v2"
-  int64_t first_row = 0,
-          row_step = 1;  // Mxfp4: rows first_row + row_step * r of the tensor (gpt-oss interleaves gate and up)
-  bool divide = false;   // BitNet: weight_scale is 1 / gamma (linear_class "bitlinear")
+  bool divide = false;                // BitNet: weight_scale is 1 / gamma (linear_class "bitlinear")
 };
 
 Status import_quantized(const ImportOptions& options, const RawTensors& tensors, QuantizedMatrix* out);

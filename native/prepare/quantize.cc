@@ -4,19 +4,11 @@
 #include <cmath>
 #include <vector>
 
+#include "formats/rtn.h"
 #include "prepare/gptq.h"
 
 namespace smoe {
 namespace {
-
-// A power of two that brings the weights near 1 when f16 scales would not reach them; else 1.
-float range_shift(const Grid& grid, const float* w, int64_t count) {
-  float amax = 0;
-  for (int64_t i = 0; i < count; ++i) amax = std::max(amax, std::fabs(w[i]));
-  // Scales lie within a factor 256 of the largest weight; f16 is exact to 11 bits from 6e-5 on.
-  if (grid.scale_dtype != Dtype::F16 || amax == 0 || (amax > 0.02f && amax < 16384.0f)) return 1;
-  return std::ldexp(1.0f, std::ilogb(amax));
-}
 
 struct Job {
   const QuantizeOptions& options;
@@ -89,6 +81,10 @@ Status check(const float* w, int64_t rows, int64_t cols, const QuantizeOptions& 
     return error(Code::InvalidArgument, "HQQ fits a zero point: it has no symmetric form");
   if (options.format != WeightFormat::WN && options.planes != 0)
     return error(Code::InvalidArgument, "only wn has residual planes");
+  if (options.format != WeightFormat::W4C && options.codebook != 0)
+    return error(Code::InvalidArgument, "only w4c has codebooks");
+  if (options.format == WeightFormat::W4C && (options.method != QuantizeMethod::Rtn || !options.symmetric))
+    return error(Code::InvalidArgument, "codebooks are rounded to nearest, without zero points");
   if (!(options.damping > 0)) return error(Code::InvalidArgument, "damping must be positive, got %g", options.damping);
   for (int64_t i = 0; i < rows * cols; ++i) {
     if (!std::isfinite(w[i]))
@@ -98,11 +94,38 @@ Status check(const float* w, int64_t rows, int64_t cols, const QuantizeOptions& 
   return Status();
 }
 
+void measure(const float* w, const QuantizedMatrix& matrix, QuantizeReport* report) {
+  std::vector<float> row(static_cast<size_t>(matrix.cols));
+  for (int64_t r = 0; r < matrix.rows; ++r) {
+    dequantize_row(matrix, r, row.data());
+    for (int64_t k = 0; k < matrix.cols; ++k) {
+      const double value = w[r * matrix.cols + k], e = value - row[static_cast<size_t>(k)];
+      report->squared_error += e * e;
+      report->squared_weight += value * value;
+    }
+  }
+}
+
+Status quantize_codebook(const float* w, int64_t rows, int64_t cols, const QuantizeOptions& options,
+                         QuantizedMatrix* out) {
+  RtnOptions rtn;
+  rtn.codebook = options.codebook;
+  rtn.group = options.group;
+  return quantize_rtn({w, Dtype::F32, rows, cols}, options.format, rtn, out);
+}
+
 }  // namespace
 
 Status quantize(const float* w, int64_t rows, int64_t cols, const QuantizeOptions& options, const OuterSum* hessian,
                 ThreadPool& pool, const CancelFlag* cancel, QuantizedMatrix* out, QuantizeReport* report) {
   SMOE_RETURN_IF_ERROR(check(w, rows, cols, options, hessian));
+  QuantizeReport result;
+  if (options.format == WeightFormat::W4C) {
+    SMOE_RETURN_IF_ERROR(quantize_codebook(w, rows, cols, options, out));
+    measure(w, *out, &result);
+    if (report != nullptr) *report = result;
+    return Status();
+  }
   Grid grid;
   SMOE_RETURN_IF_ERROR(make_grid(options.format, options.symmetric, &grid));
   const int64_t group = options.group == 0 ? cols : options.group, groups = cols / group;
@@ -151,16 +174,7 @@ Status quantize(const float* w, int64_t rows, int64_t cols, const QuantizeOption
   }
   for (int plane = 0; plane < options.planes; ++plane) SMOE_RETURN_IF_ERROR(add_plane(w, &matrix));
 
-  QuantizeReport result;
-  std::vector<float> row(static_cast<size_t>(cols));
-  for (int64_t r = 0; r < rows; ++r) {
-    dequantize_row(matrix, r, row.data());
-    for (int64_t k = 0; k < cols; ++k) {
-      const double value = w[r * cols + k], e = value - row[static_cast<size_t>(k)];
-      result.squared_error += e * e;
-      result.squared_weight += value * value;
-    }
-  }
+  measure(w, matrix, &result);
   const double mul = matrix.mul;
   for (double loss : losses) result.loss += loss * mul * mul;
   result.damping = basis.damping;

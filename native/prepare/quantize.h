@@ -16,6 +16,7 @@ struct QuantizeOptions {
   bool symmetric = true;
   QuantizeMethod method = QuantizeMethod::Mse;
   int planes = 0;          // wn: residual planes after the 2-bit base
+  int codebook = 0;        // w4c: 0 MXFP4, 1 NVFP4, 2 NF4; by Rtn only, with the group that the codebook has
   double damping = 0.01;   // GPTQ: part of the mean diagonal
   bool act_order = false;  // GPTQ: columns by falling activation, with scales fixed beforehand
   int sweeps = 8;          // GPTQ: most rounds of descent on codes and scales after it; 0 = plain GPTQ

@@ -1,10 +1,11 @@
-// One token's way up the depth through the kernels, for the tests of momentum.
+// One token's way up the depth through the kernels of a backend, for the tests of momentum.
 #pragma once
 
 #include <doctest/doctest.h>
 
 #include <cmath>
 
+#include "backend.h"
 #include "layer/momentum.h"
 #include "ops_support.h"
 
@@ -21,14 +22,9 @@ struct States {
   ResidualState pointers() { return {m.data(), m_im.data(), p.data(), v.data()}; }
 };
 
-inline Row step(const MomentumSpec& spec, int layer, const Row& x, const Row& y, States* states) {
-  const ResidualStep step = residual_step(spec, layer);
-  const ResidualState state = states->pointers();
-  const float* const rows[] = {y.data()};
-  const float weight[] = {1.0f};
-  Row out(x.size());
-  kernels()->combine(rows, weight, 1, nullptr, 0, x.data(), &step, &state, static_cast<int64_t>(x.size()), out.data(),
-                     nullptr);
+inline Row step(Backend& backend, const MomentumSpec& spec, int layer, const Row& x, const Row& y, States* states) {
+  Row out;
+  backend.residual(residual_step(spec, layer), states->pointers(), x, y, &out);
   return out;
 }
 

@@ -9,9 +9,10 @@
 using namespace smoe;
 using namespace smoe_test;
 
-TEST_CASE("every variant over many layers against its recurrence in double precision") {
+BACKEND_TEST_CASE("every variant over many layers against its recurrence in double precision") {
   Random random(51);
-  for (int trial = 0; trial < 120; ++trial) {
+  const int trials = static_cast<int>(backend.repetitions(120));
+  for (int trial = 0; trial < trials; ++trial) {
     MomentumSpec spec = default_spec(MomentumType(trial % 6));
     const int layers = 12;
     if (spec.type != MomentumType::Robust) {
@@ -33,7 +34,7 @@ TEST_CASE("every variant over many layers against its recurrence in double preci
     std::vector<double> expected(x.begin(), x.end());
     for (int layer = 0; layer < layers; ++layer) {
       const Row y = random.row(static_cast<int64_t>(h));
-      x = step(spec, layer, x, y, &states);
+      x = step(backend, spec, layer, x, y, &states);
       for (size_t i = 0; i < h; ++i) {
         expected[i] = elements[i].step(spec, layer, expected[i], y[i]);
         // Each layer adds at most eight roundings (coefficients, products, sums, root, quotient) of sums that the
@@ -44,19 +45,19 @@ TEST_CASE("every variant over many layers against its recurrence in double preci
   }
 }
 
-TEST_CASE("mu = 0, gamma = 1 is the baseline with the output negated, to the bit") {
+BACKEND_TEST_CASE("mu = 0, gamma = 1 is the baseline with the output negated, to the bit") {
   Random random(52);
   States states(50);
   Row x = random.row(50), baseline = x;
   for (int layer = 0; layer < 4; ++layer) {
     const Row y = random.row(50);
-    x = step(heavy_ball(0, 1), layer, x, y, &states);
-    baseline = step(MomentumSpec(), layer, baseline, times(y, Row(50, -1.0f)), &states);
+    x = step(backend, heavy_ball(0, 1), layer, x, y, &states);
+    baseline = step(backend, MomentumSpec(), layer, baseline, times(y, Row(50, -1.0f)), &states);
     CHECK(same_bits(x, baseline));
   }
 }
 
-TEST_CASE("Adam: gamma1 is inert before a norm, p and v are dead after the first layer") {
+BACKEND_TEST_CASE("Adam: gamma1 is inert before a norm, p and v are dead after the first layer") {
   Random random(53);
   MomentumSpec one = default_spec(MomentumType::Adam), two = one;
   two.gamma1 = 2;
@@ -64,20 +65,21 @@ TEST_CASE("Adam: gamma1 is inert before a norm, p and v are dead after the first
   for (float& value : y) value = std::copysign(std::fmax(std::fabs(value), 0.01f), value);
   States a(64), b(64);
   const Row x = random.row(64);
-  const Row z1 = norm(step(one, 0, x, y, &a), 1e-5f), z2 = norm(step(two, 0, x, y, &b), 1e-5f);
+  const Row z1 = norm(step(backend, one, 0, x, y, &a), 1e-5f), z2 = norm(step(backend, two, 0, x, y, &b), 1e-5f);
   check_row(z1, std::vector<double>(z2.begin(), z2.end()), 1e-5);
 
   a.p = a.v = Row(64, NAN);
-  const Row after = step(one, 1, x, y, &a);
+  const Row after = step(backend, one, 1, x, y, &a);
   for (float value : after) CHECK(std::isfinite(value));
 }
 
-TEST_CASE("y = 0: m decays as mu^l, the Adam layer gives 0") {
+BACKEND_TEST_CASE("y = 0: m decays as mu^l, the Adam layer gives 0") {
   States states(3);
-  Row x = step(heavy_ball(0.5, 1), 0, {0, 0, 0}, {1, -2, 3}, &states);
-  for (int layer = 1; layer < 5; ++layer) step(heavy_ball(0.5, 1), layer, x, {0, 0, 0}, &states);
+  Row x = step(backend, heavy_ball(0.5, 1), 0, {0, 0, 0}, {1, -2, 3}, &states);
+  for (int layer = 1; layer < 5; ++layer) step(backend, heavy_ball(0.5, 1), layer, x, {0, 0, 0}, &states);
   CHECK(states.m == Row{0.0625f, -0.125f, 0.1875f});
-  for (float value : step(default_spec(MomentumType::Adam), 0, {5, 6, 7}, {0, 0, 0}, &states)) CHECK(value == 0);
+  for (float value : step(backend, default_spec(MomentumType::Adam), 0, {5, 6, 7}, {0, 0, 0}, &states))
+    CHECK(value == 0);
 }
 
 TEST_CASE("state tensors and look-ahead") {

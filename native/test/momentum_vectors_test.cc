@@ -3,36 +3,36 @@
 
 #include <cmath>
 
-#include "kernels/route/router.h"
 #include "momentum_support.h"
 
 using namespace smoe;
 using namespace smoe_test;
 
-TEST_CASE("V3: gate, combine and step of a tiny MoE") {
-  RouterConfig config;
-  config.experts = 3;
-  config.k = 2;
-  config.norm_p = 1;
-  const float logits[] = {1.0f, -0.5f, 0.0f};
-  float scratch[6], weights[2];
+BACKEND_TEST_CASE("V3: gate, combine and step of a tiny MoE") {
+  const Row h = {1, -1};
+  const MoeLayer layer = constant_layer({{2.0f, 2.5f}, {9.0f, 9.0f}, {1.5f, -1.5f}}, {1.0f, -0.5f, 0.0f}, 2);
+  States states(2);
+  Row z(2), y(2);
+  float weights[2];
   int32_t ids[2], count;
-  route_token(*kernels(), config, logits, nullptr, scratch, ids, weights, &count);
+  Routing routing{1, 2, ids, weights, &count};
+  MoeLayer::Forward args;
+  args.hidden = args.residual = h.data();
+  args.tokens = 1;
+  args.step = residual_step(heavy_ball(0.7, 1), 0);
+  args.state = states.pointers();
+  args.out = z.data();
+  args.update_out = y.data();
+  args.routing_out = &routing;
+  REQUIRE(backend.forward(layer, args).ok());
   CHECK(ids[0] == 0);
   CHECK(ids[1] == 2);
   check_row({weights[0], weights[1]}, {0.7310585786300049, 0.2689414213699951}, 20 * kU);
-  const Row experts[] = {{2.0f, 2.5f}, {1.5f, -1.5f}}, h = {1, -1};
-  const float* const rows[] = {experts[0].data(), experts[1].data()};
-  States states(2);
-  const ResidualStep residual = residual_step(heavy_ball(0.7, 1), 0);
-  const ResidualState state = states.pointers();
-  Row z(2), y(2);
-  kernels()->combine(rows, weights, 2, nullptr, 0, h.data(), &residual, &state, 2, z.data(), y.data());
   check_row(y, {1.8655292893150024, 1.4242343145200196}, 40 * kU);
   check_row(z, {-0.8655292893150024, -2.4242343145200196}, 40 * kU);
 }
 
-TEST_CASE("V4: heavy ball without norms") {
+BACKEND_TEST_CASE("V4: heavy ball without norms") {
   const Row x0 = {1, -2}, y[] = {{0.5f, -1.0f}, {0.2f, 0.4f}, {-0.1f, 0.3f}};
   struct Case {
     MomentumSpec spec;
@@ -49,7 +49,7 @@ TEST_CASE("V4: heavy ball without norms") {
     REQUIRE(validate(c.spec).ok());
     States states(2);
     Row x = x0;
-    for (int layer = 0; layer < 3; ++layer) x = step(c.spec, layer, x, y[layer], &states);
+    for (int layer = 0; layer < 3; ++layer) x = step(backend, c.spec, layer, x, y[layer], &states);
     check_row(states.m, c.m, kPlain);
     check_row(x, c.x, kPlain);
   }
@@ -58,11 +58,11 @@ TEST_CASE("V4: heavy ball without norms") {
   layers.mu_layers = {0.7, 0.7, 0.7};
   States states(2);
   Row x = x0;
-  for (int layer = 0; layer < 3; ++layer) x = step(layers, layer, x, y[layer], &states);
+  for (int layer = 0; layer < 3; ++layer) x = step(backend, layers, layer, x, y[layer], &states);
   check_row(x, cases[0].x, kPlain);
 }
 
-TEST_CASE("V5: language-model sub-block") {
+BACKEND_TEST_CASE("V5: language-model sub-block") {
   const Row y[] = {{0.5f, -1.0f, 0.25f, 2.0f}, {-0.5f, 0.5f, 1.0f, -1.0f}, {0.1f, -0.2f, 0.3f, -0.4f}};
   MomentumSpec complex = default_spec(MomentumType::Complex), adam = default_spec(MomentumType::Adam);
   MomentumSpec adam8 = adam;
@@ -84,7 +84,7 @@ TEST_CASE("V5: language-model sub-block") {
     States states(4);
     Row h = {1, 2, 3, 4};
     for (int layer = 0; layer < 3; ++layer) {
-      const Row z = step(c.spec, layer, h, y[layer], &states);
+      const Row z = step(backend, c.spec, layer, h, y[layer], &states);
       if (layer == 0 && c.spec.type == MomentumType::Adam && c.spec.gamma1 == 1) {
         check_row(z, {-3.162214416512477, 3.162261848898661, -3.162024708309382, -3.1622737073287133}, 8 * kU * 3.2);
         check_row(states.m, {0.5, -1, 0.25, 2}, 0);
@@ -95,7 +95,7 @@ TEST_CASE("V5: language-model sub-block") {
   }
 }
 
-TEST_CASE("V6: the first Adam layer is a fixed function of y, whatever the residual") {
+BACKEND_TEST_CASE("V6: the first Adam layer is a fixed function of y, whatever the residual") {
   const Row y = {0.0f, 1e-5f, 1e-4f, 1e-3f, 0.0031622776601683794f, 0.01f, 0.1f, 1.0f, -2.0f};
   const std::vector<double> expected = {0.0,
                                         -0.009999950000374997,
@@ -108,13 +108,13 @@ TEST_CASE("V6: the first Adam layer is a fixed function of y, whatever the resid
                                         3.162273707328714};
   for (float x : {0.0f, 1.0f, 1000.0f, 1e30f}) {  // subtracting and adding 1000 would cost two digits
     States states(y.size());
-    const Row z = step(default_spec(MomentumType::Adam), 0, Row(y.size(), x), y, &states);
+    const Row z = step(backend, default_spec(MomentumType::Adam), 0, Row(y.size(), x), y, &states);
     // y and the constants are rounded, products, square, sum, root, quotient: at most ten roundings
     for (size_t i = 0; i < y.size(); ++i) CHECK(std::fabs(z[i] - expected[i]) <= 10 * kU * std::fabs(expected[i]));
   }
 }
 
-TEST_CASE("V6b: Adam in all layers, kappa 1, 0 and 0.1") {
+BACKEND_TEST_CASE("V6b: Adam in all layers, kappa 1, 0 and 0.1") {
   const Row y[] = {{0.5f, -1.0f}, {0.2f, 0.4f}, {-0.1f, 0.3f}};
   const struct {
     double kappa;
@@ -128,7 +128,7 @@ TEST_CASE("V6b: Adam in all layers, kappa 1, 0 and 0.1") {
     spec.kappa = c.kappa;
     States states(2);
     Row x = {1, -2};
-    for (int layer = 0; layer < 3; ++layer) x = step(spec, layer, x, y[layer], &states);
+    for (int layer = 0; layer < 3; ++layer) x = step(backend, spec, layer, x, y[layer], &states);
     check_row(states.p, {0.0485, -0.015}, 10 * kU);
     check_row(states.v, {0.00029946025, 0.001247841}, 10 * kU * 0.002);
     check_row(x, c.x, 36 * kU * 9);  // twelve roundings a layer
@@ -154,7 +154,7 @@ TEST_CASE("V7: robust constants") {
   }
 }
 
-TEST_CASE("V8: vision blocks, MoE, dense, MoE, with the look-ahead of robust momentum in all of them") {
+BACKEND_TEST_CASE("V8: vision blocks, MoE, dense, MoE, with the look-ahead of robust momentum in all of them") {
   const Row gains[] = {{0.5f, -0.5f, 0.25f, 1.0f}, {0.1f, 0.1f, 0.1f, 0.1f}, {-1.0f, 0.5f, 0.5f, 0.25f}};
   const struct {
     MomentumSpec spec;
@@ -179,7 +179,7 @@ TEST_CASE("V8: vision blocks, MoE, dense, MoE, with the look-ahead of robust mom
         check_row(u, {-1.0907649002499118, -0.869474077783317, 1.148856019906135, 0.7711337506317775}, kNormed);
       }
       const Row y = times(u, gains[block]);
-      x = block == 1 ? sum(x, y) : step(c.spec, layer++, x, y, &states);
+      x = block == 1 ? sum(x, y) : step(backend, c.spec, layer++, x, y, &states);
       if (momentum) x = norm(x, 1e-6f);
     }
     check_row(x, c.x, 3 * kNormed);  // of values up to 6
@@ -187,21 +187,21 @@ TEST_CASE("V8: vision blocks, MoE, dense, MoE, with the look-ahead of robust mom
   }
 }
 
-TEST_CASE("V9: Nesterov") {
+BACKEND_TEST_CASE("V9: Nesterov") {
   const MomentumSpec spec = default_spec(MomentumType::Nesterov);  // mu 0.7, gamma 1
   const std::vector<double> expected[] = {{0.5, -1.0}, {0.075, -0.15}, {-0.11125, 0.2225}};
   States states(2);
   Row x = {1, -2};
   for (int layer = 0; layer < 3; ++layer) {
     const Row u = look_ahead(spec, layer, x, states);
-    x = step(spec, layer, x, times(u, {0.5f, 0.5f}), &states);
+    x = step(backend, spec, layer, x, times(u, {0.5f, 0.5f}), &states);
     check_row(x, expected[layer], kPlain);
   }
   check_row(states.m, {-0.18625, 0.3725}, kPlain);
 }
 
 // The step as a linear map of (h, m) when y = s*h: its matrix, read off the kernel, and the size of its eigenvalues.
-TEST_CASE("V11: spectrum of the heavy-ball step") {
+BACKEND_TEST_CASE("V11: spectrum of the heavy-ball step") {
   const double cases[][3] = {{0, 0.5, 0.5},
                              {0, 2.1, 1.1},
                              {0.7, 0.5, 0.8366600265},
@@ -213,7 +213,7 @@ TEST_CASE("V11: spectrum of the heavy-ball step") {
     States states(2);
     states.m = {0, 1};
     const Row h = {1, 0};  // element 0 starts at (h, m) = (1, 0), element 1 at (0, 1)
-    const Row z = step(heavy_ball(c[0], 1), 1, h, times(h, Row(2, static_cast<float>(c[1]))), &states);
+    const Row z = step(backend, heavy_ball(c[0], 1), 1, h, times(h, Row(2, static_cast<float>(c[1]))), &states);
     const double trace = static_cast<double>(z[0]) + states.m[1];
     const double determinant = static_cast<double>(z[0]) * states.m[1] - static_cast<double>(z[1]) * states.m[0];
     const double discriminant = trace * trace / 4 - determinant;

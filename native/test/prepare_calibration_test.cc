@@ -139,8 +139,8 @@ TEST_CASE("samples stay within their number, and errors of experts are measured 
       WorkspacePool::Lease work = WorkspacePool::process().lease();
       double error = -1, scale = -1;
       const auto measure = [&](const ExpertReplacement& replacement) {
-        return expert_error(moe, own, moe.experts[e], replacement, *kernels(), ThreadPool::process(), *work, nullptr,
-                            &error, &scale);
+        return expert_error(moe, own, moe.experts[e], replacement, nullptr, *kernels(), ThreadPool::process(), *work,
+                            nullptr, &error, &scale);
       };
       REQUIRE(measure({}).ok());
       CHECK(error == 0);

@@ -2,94 +2,15 @@ import fs from 'node:fs'
 import path from 'node:path'
 import { MoeModel, inspect } from '../../lib'
 import { readArchitecture } from '../../lib/checkpoint/describe'
-import { FileSource } from '../../lib/checkpoint/file_source'
-import { readSafetensorsHeader } from '../../lib/checkpoint/safetensors'
-import {
-  type SafetensorsDtype,
-  type TensorToWrite,
-  writeSafetensors,
-} from '../../lib/checkpoint/write_safetensors'
 import { expectFailure } from '../helpers/errors'
 import { hf } from '../helpers/paths'
-import * as encoders from '../helpers/quantized'
+import { type Change, compressed, kinds, victim, writeQuantized } from '../helpers/quantized_checkpoint'
 import { temporaryFolder } from '../helpers/safetensors'
 
 const folder = temporaryFolder()
 const source = hf('qwen3_moe')
-const hidden = 64
-const width = 64
-const experts = 8
-
-const compressed = (format: string, weights: object) => ({
-  quant_method: 'compressed-tensors',
-  format,
-  config_groups: { group_0: { weights } },
-})
-
-const kinds: Record<string, { encode: (typeof encoders)[keyof typeof encoders]; config: object }> = {
-  gptq: { encode: encoders.gptq, config: { quant_method: 'gptq', bits: 4, group_size: 32, desc_act: false } },
-  awq: { encode: encoders.awq, config: { quant_method: 'awq', bits: 4, group_size: 32, version: 'gemm' } },
-  'pack-quantized': {
-    encode: encoders.packed,
-    config: compressed('pack-quantized', { num_bits: 4, group_size: 32, strategy: 'group' }),
-  },
-  'int-quantized': {
-    encode: encoders.int8,
-    config: compressed('int-quantized', { num_bits: 8, strategy: 'channel' }),
-  },
-  fp8: {
-    encode: encoders.fp8Block,
-    config: { quant_method: 'fp8', fmt: 'e4m3', weight_block_size: [128, 128] },
-  },
-  mxfp4: { encode: encoders.mxfp4, config: compressed('mxfp4-pack-quantized', { num_bits: 4 }) },
-  bitnet: { encode: encoders.bitnet, config: { quant_method: 'bitnet', linear_class: 'autobitlinear' } },
-}
-
-function generator(seed: number): () => number {
-  let state = seed
-  return () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
-    return state / 2 ** 32
-  }
-}
-
-type Change = (tensors: Record<string, TensorToWrite>) => void
-
-/** The fixture with experts of our own: quantized, or the very same weights in f32. */
-async function write(name: string, kind: string, plain: boolean, change?: Change): Promise<string> {
-  const dir = path.join(folder, name)
-  fs.mkdirSync(dir)
-  const config = JSON.parse(fs.readFileSync(path.join(source, 'config.json'), 'utf8')) as object
-  const { encode, config: quantization } = kinds[kind]!
-  const own = plain ? {} : { quantization_config: quantization }
-  fs.writeFileSync(
-    path.join(dir, 'config.json'),
-    JSON.stringify({ ...config, moe_intermediate_size: width, ...own }),
-  )
-  const tensors: Record<string, TensorToWrite> = {}
-  const file = new FileSource(path.join(source, 'model.safetensors'))
-  for (const entry of readSafetensorsHeader(file, 'model').tensors.values()) {
-    if (entry.name.includes('.mlp.experts.')) continue
-    const data = file.read(entry.offset, entry.bytes)
-    tensors[entry.name] = { dtype: entry.dtype as SafetensorsDtype, shape: entry.shape, data }
-  }
-  file.close()
-  const random = generator(7)
-  for (const layer of [1, 2]) {
-    for (let expert = 0; expert < experts; expert++) {
-      for (const part of ['gate_proj', 'up_proj', 'down_proj']) {
-        const stem = `model.layers.${layer}.mlp.experts.${expert}.${part}.`
-        const [n, k] = part === 'down_proj' ? [hidden, width] : [width, hidden]
-        const { tensors: stored, values } = encode(n, k, random)
-        if (plain) tensors[`${stem}weight`] = { dtype: 'F32', shape: [n, k], data: values }
-        else for (const [suffix, tensor] of Object.entries(stored)) tensors[stem + suffix] = tensor
-      }
-    }
-  }
-  change?.(tensors)
-  await writeSafetensors(path.join(dir, 'model.safetensors'), tensors)
-  return dir
-}
+const write = (name: string, kind: string, plain: boolean, change?: Change) =>
+  writeQuantized(path.join(folder, name), kind, plain, change)
 
 const ids = Array.from({ length: 24 }, (_, i) => (i * 37) % 256)
 
@@ -112,7 +33,7 @@ test.each(Object.keys(kinds))(
   },
 )
 
-const stem = 'model.layers.1.mlp.experts.3.up_proj.'
+const stem = victim
 const hostile: [string, string, Change, string, RegExp][] = [
   ['a missing part', 'gptq', (t) => delete t[`${stem}scales`], 'MISSING_TENSOR', /up_proj\.scales/],
   [

@@ -113,6 +113,31 @@ export const packed: Encoder = (n, k, random) => {
   }
 }
 
+/** Zero points packed along rows, eight to a word, offset like the codes. */
+export const packedAsymmetric: Encoder = (n, k, random) => {
+  const { groups, codes, scales, zeros, values } = affine(n, k, 32, 15, random)
+  const words = Array.from({ length: (n * k) / 8 }, (_, word) => {
+    let bits = 0
+    for (let i = 0; i < 8; i++) bits |= codes[word * 8 + i]! << (4 * i)
+    return bits
+  })
+  const zeroWords = Array.from({ length: (n / 8) * groups }, (_, at) => {
+    let bits = 0
+    for (let i = 0; i < 8; i++)
+      bits |= zeros[(Math.floor(at / groups) * 8 + i) * groups + (at % groups)]! << (4 * i)
+    return bits
+  })
+  return {
+    tensors: {
+      weight_packed: i32(words, [n, k / 8]),
+      weight_scale: f16(scales, [n, groups]),
+      weight_zero_point: i32(zeroWords, [n / 8, groups]),
+      weight_shape: i32([n, k], [2]),
+    },
+    values,
+  }
+}
+
 export const int8: Encoder = (n, k, random) => {
   const codes = Int8Array.from({ length: n * k }, () => Math.floor(random() * 255) - 127)
   const scales = Array.from({ length: n }, () => scaleOf(random) / 16)
@@ -142,6 +167,20 @@ export const fp8Block: Encoder = (n, k, random) => {
   }
 }
 
+/** E4M3 with one scale per row. */
+export const fp8Rows: Encoder = (n, k, random) => {
+  const { tensors, values } = fp8Block(n, k, random)
+  const one = (tensors['weight_scale_inv']!.data as Float32Array)[0]!
+  const scales = Float32Array.from({ length: n }, () => scaleOf(random))
+  return {
+    tensors: {
+      weight: tensors['weight']!,
+      weight_scale: { dtype: 'F32', shape: [n, 1], data: scales },
+    },
+    values: values.map((value, i) => (value / one) * scales[Math.floor(i / k)]!),
+  }
+}
+
 const e2m1 = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
 
 export const mxfp4: Encoder = (n, k, random) => {
@@ -159,6 +198,30 @@ export const mxfp4: Encoder = (n, k, random) => {
     values: Float32Array.from(
       codes,
       (code, i) => (code & 8 ? -1 : 1) * e2m1[code & 7]! * 2 ** (scales[Math.floor(i / 32)]! - 127),
+    ),
+  }
+}
+
+/** E2M1 under an E4M3 scale per 16 and a global scale that divides. */
+export const nvfp4: Encoder = (n, k, random) => {
+  const codes = Array.from({ length: n * k }, () => Math.floor(random() * 16))
+  // Bytes 0x38 + m: 1 + m / 8.
+  const scales = Uint8Array.from({ length: (n * k) / 16 }, () => 0x38 + Math.floor(random() * 8))
+  const global = 32
+  return {
+    tensors: {
+      weight_packed: {
+        dtype: 'U8',
+        shape: [n, k / 2],
+        data: Uint8Array.from({ length: (n * k) / 2 }, (_, i) => codes[2 * i]! | (codes[2 * i + 1]! << 4)),
+      },
+      weight_scale: { dtype: 'F8_E4M3', shape: [n, k / 16], data: scales },
+      weight_global_scale: { dtype: 'F32', shape: [1], data: Float32Array.of(global) },
+    },
+    values: Float32Array.from(
+      codes,
+      (code, i) =>
+        ((code & 8 ? -1 : 1) * e2m1[code & 7]! * (1 + (scales[Math.floor(i / 16)]! - 0x38) / 8)) / global,
     ),
   }
 }

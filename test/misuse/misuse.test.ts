@@ -252,7 +252,7 @@ test('a disposed layer, router or model says so; dispose again is harmless', asy
   await expectFailure(() => other.forward(hidden), 'ERR_SMOE_DISPOSED', /layer was used after dispose/)
   await expectFailure(() => other.forwardSync(hidden), 'ERR_SMOE_DISPOSED', /layer/)
   await expectFailure(() => other.stats(), 'ERR_SMOE_DISPOSED', /layer/)
-  expect(other.memoryUsage()).toEqual({ native: 0 })
+  expect(other.memoryUsage()).toEqual({ native: 0, device: 0 })
   const router = new Router(plainShape.spec)
   router.dispose()
   await expectFailure(() => router.route(hidden), 'ERR_SMOE_DISPOSED', /router/)
@@ -331,8 +331,8 @@ test('an aborted signal stops every call before it starts, with its own reason',
   }
 })
 
-test('devices and runtime', () => {
-  expect(devices().find(({ device }) => device === 'cpu')!.available).toBe(true)
+test('devices and runtime', async () => {
+  expect((await devices()).find(({ device }) => device === 'cpu')!.available).toBe(true)
   const { threads, maxThreads } = runtimeInfo()
   setThreads(1)
   expect(runtimeInfo().threads).toBe(1)

@@ -1,6 +1,7 @@
 import path from 'node:path'
 import { MoeLayer, MoeModel, Tensor } from '../../lib'
 import { readArchitecture } from '../../lib/checkpoint/describe'
+import { hostDevice } from '../../lib/device'
 import { loadDecoder } from '../../lib/model/load'
 import { native } from '../../lib/native'
 import { relativeError } from '../helpers/numbers'
@@ -78,7 +79,14 @@ describe.each(fixtures)('$name', ({ dir, bf16, moeLayers, router }) => {
   })
 
   test.each(['exact', 'fast'] as const)('%s: decoding gives the bits of one pass', async (precision) => {
-    const decoder = await loadDecoder(dir, readArchitecture(dir), precision, undefined, () => undefined)
+    const decoder = await loadDecoder(
+      dir,
+      readArchitecture(dir),
+      precision,
+      hostDevice,
+      undefined,
+      () => undefined,
+    )
     const whole = await decoder.forward(ids, undefined, 'all')
     const cache = new (native().KvCache)(decoder, 64)
     let position = 0

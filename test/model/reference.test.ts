@@ -2,6 +2,7 @@ import fs from 'node:fs'
 import path from 'node:path'
 import { MoeModel } from '../../lib'
 import { readArchitecture } from '../../lib/checkpoint/describe'
+import { hostDevice } from '../../lib/device'
 import { loadDecoder } from '../../lib/model/load'
 import { native } from '../../lib/native'
 import { relativeError } from '../helpers/numbers'
@@ -112,6 +113,7 @@ test.each(['exact', 'fast'] as const)('%s: decoding gives the bits of one pass',
     momentumModel,
     readArchitecture(momentumModel),
     precision,
+    hostDevice,
     undefined,
     () => undefined,
   )

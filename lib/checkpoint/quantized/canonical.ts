@@ -1,8 +1,9 @@
 import type { NativeQuantizedParts, QuantFormatName, TensorSource } from '../../../binding'
 import { SmoeError } from '../../errors'
-import { guarded, native } from '../../native'
-import type { Architecture } from '../architecture'
+import { native } from '../../native'
+import type { Architecture, MoePlan } from '../architecture'
 import type { Checkpoint, CheckpointTensor } from '../checkpoint'
+import { codebookOf, readScales, scaleDtypes } from './codebook'
 import { PendingWeight } from './pending'
 import type { QuantizedWeights } from './weights'
 
@@ -13,15 +14,18 @@ export const canonicalVersion = '1'
 
 export const projectionNames = ['gate', 'up', 'down'] as const
 export type Projection = (typeof projectionNames)[number]
+/** What a layer may have quantized: projections of its routed experts, of its shared expert (stacks of one), its router. */
+export type Role = `experts.${Projection}` | `shared.${Projection}` | 'router.weight'
 
-/** `layers.3.experts.gate.w4`: the stem of the stacked tensors of one layer, projection and format. */
-export function canonicalStem(layer: number, projection: Projection, format: string): string {
-  return `layers.${layer}.experts.${projection}.${format}`
+/** `layers.3.experts.gate.w4`: the stem of the stacked tensors of one layer, role and format. */
+export function canonicalStem(layer: number, role: Role, format: string): string {
+  return `layers.${layer}.${role}.${format}`
 }
 
 const formats: ReadonlySet<string> = new Set<QuantFormatName>([
   'w8',
   'w4',
+  'w4c',
   'w3',
   'w2',
   'w1',
@@ -29,7 +33,16 @@ const formats: ReadonlySet<string> = new Set<QuantFormatName>([
   't2',
   't5',
 ])
-const pattern = /^layers\.(\d+)\.experts\.(gate|up|down)\.([a-z0-9]+)\.ids$/
+const pattern = /^layers\.(\d+)\.((?:experts|shared)\.(?:gate|up|down)|router\.weight)\.([a-z0-9]+)\.ids$/
+
+/** The name that the plain weight would have; undefined where the layer has no such expert. */
+function plainName(moe: MoePlan, role: Role, index: number): string | undefined {
+  const [owner, projection] = role.split('.') as [string, Projection]
+  if (owner === 'experts')
+    return index >= 0 && index < moe.experts ? moe.expert(index)[projection] : undefined
+  if (index !== 0) return undefined
+  return owner === 'shared' ? moe.shared?.[projection] : moe.routerWeight[0]
+}
 
 /** One expert's slices of the stacked tensors. */
 interface Place {
@@ -60,16 +73,15 @@ export function canonicalWeights(
   for (const name of checkpoint.tensors.keys()) {
     const match = pattern.exec(name)
     if (match === null) continue
-    const [, layer, projection, format] = match as unknown as [string, string, Projection, string]
+    const [, layer, role, format] = match as unknown as [string, string, Role, string]
     if (!formats.has(format)) throw invalid(name, `has the unknown format '${format}'`)
     const plan = architecture.layers[Number(layer)]?.moe
     if (plan === undefined) throw invalid(name, 'belongs to no MoE layer of config.json')
     const ids = readIds(checkpoint, name)
-    const stem = canonicalStem(Number(layer), projection, format)
+    const stem = canonicalStem(Number(layer), role, format)
     for (const [index, expert] of ids.entries()) {
-      if (expert < 0 || expert >= plan.experts)
-        throw invalid(name, `holds ${expert} of ${plan.experts} experts`)
-      const plain = plan.expert(expert)[projection]
+      const plain = plainName(plan, role, expert)
+      if (plain === undefined) throw invalid(name, `holds ${expert} of ${plan.experts} experts`)
       if (places.has(plain)) throw invalid(name, `holds expert ${expert} a second time`)
       places.set(plain, { stem, format: format as QuantFormatName, index, count: ids.length })
     }
@@ -77,7 +89,7 @@ export function canonicalWeights(
   return {
     find(name, shape) {
       const place = places.get(name)
-      return place === undefined ? undefined : source(checkpoint, place, shape)
+      return place === undefined ? undefined : source(checkpoint, name, place, shape)
     },
   }
 }
@@ -89,12 +101,12 @@ function readIds(checkpoint: Checkpoint, name: string): Int32Array {
   return new Int32Array(bytes.buffer, bytes.byteOffset, entry.shape[0])
 }
 
-function source(checkpoint: Checkpoint, place: Place, shape: readonly number[]): TensorSource {
+function source(checkpoint: Checkpoint, name: string, place: Place, shape: readonly number[]): TensorSource {
   const { stem, format, index, count } = place
   const [rows, cols] = shape as [number, number]
   // Everything is found and its size checked now, so that a damaged file is refused before anything is loaded.
   const codes = stacked(checkpoint, `${stem}.codes`, ['U8'], [count, rows, rowBytes(format, cols)])
-  const scales = stacked(checkpoint, `${stem}.scales`, ['F16', 'F32'], [count, rows, -1])
+  const scales = stacked(checkpoint, `${stem}.scales`, scaleDtypes(format), [count, rows, -1])
   const groups = scales.shape[2]!
   const group = cols / groups
   if (!Number.isInteger(group)) throw invalid(`${stem}.scales`, `has ${groups} groups for ${cols} columns`)
@@ -114,30 +126,30 @@ function source(checkpoint: Checkpoint, place: Place, shape: readonly number[]):
     const bytes = entry.bytes / count
     return checkpoint.file(entry).read(entry.offset + index * bytes, bytes)
   }
-  // eslint-disable-next-line @typescript-eslint/require-await -- reads and checks on the calling thread
-  const make = async () => {
+  const make: PendingWeight['make'] = async (cancel) => {
     const parts: NativeQuantizedParts = {
       format,
       rows,
       cols,
       group,
-      mul: mul === undefined ? 1 : floatsOf('F32', slice(mul))[0]!,
+      mul: mul === undefined ? 1 : readScales('F32', slice(mul))[0]!,
       codes: slice(codes),
-      scales: floatsOf(scales.dtype, slice(scales)),
+      scales: readScales(scales.dtype, slice(scales)),
       planes: planes.map((plane) => ({
         codes: slice(plane.codes),
-        scales: floatsOf('F16', slice(plane.scales)),
+        scales: readScales('F16', slice(plane.scales)),
       })),
     }
+    if (format === 'w4c') parts.codebook = codebookOf(scales.dtype)
     if (zeros !== undefined) parts.zeros = Float32Array.from(slice(zeros))
     if (mins !== undefined) {
       const { scales: steps } = parts
       // The offset is -scale * zero.
-      parts.zeros = floatsOf('F16', slice(mins)).map((min, i) => -min / steps[i]!)
+      parts.zeros = readScales('F16', slice(mins)).map((min, i) => -min / steps[i]!)
     }
-    return guarded(() => native().QuantizedMatrix.from(parts))
+    return native().QuantizedMatrix.from(parts, cancel)
   }
-  return new PendingWeight([...shape], make).asSource()
+  return new PendingWeight(name, [...shape], make).asSource()
 }
 
 function stacked(
@@ -159,12 +171,6 @@ export function rowBytes(format: QuantFormatName, cols: number): number {
   if (format === 't5') return Math.ceil(cols / 5)
   const bits = { w8: 8, w4: 4, w4c: 4, w3: 3, w2: 2, wn: 2, t2: 2, w1: 1, f8: 8 }[format]
   return Math.ceil((cols * bits) / 8)
-}
-
-function floatsOf(dtype: string, bytes: Uint8Array): Float32Array {
-  const { buffer, byteOffset, byteLength } = bytes.slice() // aligned
-  if (dtype === 'F32') return new Float32Array(buffer, byteOffset, byteLength / 4)
-  return native().toF32(new Uint16Array(buffer, byteOffset, byteLength / 2), 'f16')
 }
 
 function invalid(name: string, why: string): SmoeError {

@@ -1,4 +1,5 @@
 import type { CancelToken, NativeRawTensor, QuantizedMatrix, TensorSource } from '../../../binding'
+import { SmoeError } from '../../errors'
 import { abortable } from '../../native'
 import type { ByteSource } from '../file_source'
 import type { TensorEntry } from '../safetensors'
@@ -11,6 +12,8 @@ export class PendingWeight {
   readonly dtype = 'f32'
 
   constructor(
+    /** the weight's plain name, for messages */
+    readonly name: string,
     readonly shape: number[],
     readonly make: (cancel: CancelToken | undefined) => Promise<QuantizedMatrix>,
   ) {}
@@ -40,7 +43,10 @@ export async function resolvePending<T>(
   }
   const walk = async (value: unknown): Promise<unknown> => {
     if (value instanceof PendingWeight) {
-      const quantized = await abortable(signal, (cancel) => value.make(cancel))
+      const quantized = await abortable(signal, (cancel) => value.make(cancel)).catch((error: unknown) => {
+        if (!(error instanceof SmoeError) || signal?.aborted === true) throw error
+        throw new SmoeError(error.code, `weight '${value.name}': ${error.message}`, { cause: error })
+      })
       made.push(quantized)
       return { quantized, dtype: 'f32', shape: value.shape }
     }

@@ -74,13 +74,14 @@ export function importedWeights(checkpoint: Checkpoint, scheme: QuantizationSche
         else if (needed) checkpoint.use(stem + suffixes[0]!) // refuses, naming the tensor
       }
       if (checkpoint.has(`${stem}weight_shape`)) checkpoint.use(`${stem}weight_shape`)
-      return pending(checkpoint, optionsOf(scheme, shape), found, shape)
+      return pending(checkpoint, name, optionsOf(scheme, shape), found, shape)
     },
   }
 }
 
 function pending(
   checkpoint: Checkpoint,
+  name: string,
   options: NativeImportOptions,
   found: readonly (readonly [string, CheckpointTensor])[],
   shape: readonly number[],
@@ -91,7 +92,7 @@ function pending(
     )
     return native().QuantizedMatrix.import(options, tensors, cancel)
   }
-  return new PendingWeight([...shape], make).asSource()
+  return new PendingWeight(name, [...shape], make).asSource()
 }
 
 function optionsOf(scheme: QuantizationScheme, shape: readonly number[]): NativeImportOptions {

@@ -17,6 +17,12 @@ SMOE_DEVICE void ldmatrix_x2(uint32_t (&result)[2], const void* row) {
                : "r"(shared_address(row))
                : "memory");
 }
+SMOE_DEVICE void ldmatrix_x4_trans(uint32_t (&result)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(result[0]), "=r"(result[1]), "=r"(result[2]), "=r"(result[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
 
 SMOE_DEVICE void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm volatile(

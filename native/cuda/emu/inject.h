@@ -5,6 +5,12 @@
 //   launch, synchronize                  a sticky error at one launch (or graph), or synchronize, after that many good
 //   none                                 nothing, and lost devices are as new
 // SMOE_CUDA_EMU_FAULT=kind[:after] in the environment does the same at the first call of the process.
+//
+// Not faults, but ways to run a kernel that must all give the same; from the next launch on:
+//   schedule                             0 lazy, 1 eager (engine.h); SMOE_CUDA_EMU_SCHEDULE=lazy|eager
+//   order                                of blocks: 0 ascending, 1 descending, 2 random;
+//                                        SMOE_CUDA_EMU_ORDER=ascending|descending|random
+//   seed                                 of what is random
 #pragma once
 
 #if defined(_WIN32)

@@ -59,7 +59,7 @@ void mma_bytes(void* const* lanes, Convert convert) {
 
 }  // namespace
 
-template <int matrices>
+template <int matrices, bool transposed>
 void apply_ldmatrix(Engine& engine, int warp, uint32_t, void* const* lanes) {
   const unsigned char* rows[8 * matrices];
   for (int lane = 0; lane < 8 * matrices; ++lane) {
@@ -70,12 +70,17 @@ void apply_ldmatrix(Engine& engine, int warp, uint32_t, void* const* lanes) {
   }
   for (int lane = 0; lane < 32; ++lane) {
     uint32_t* const result = static_cast<Ldmatrix*>(lanes[lane])->result;
-    const Element at = ldmatrix_element(lane, 0);
-    for (int i = 0; i < matrices; ++i) std::memcpy(&result[i], rows[8 * i + at.row] + 2 * at.col, 4);
+    for (int half = 0; half < 2; ++half) {
+      const Element at = ldmatrix_element(lane, half);
+      const int row = transposed ? at.col : at.row, col = transposed ? at.row : at.col;
+      for (int i = 0; i < matrices; ++i)
+        std::memcpy(reinterpret_cast<unsigned char*>(&result[i]) + 2 * half, rows[8 * i + row] + 2 * col, 2);
+    }
   }
 }
-template void apply_ldmatrix<2>(Engine&, int, uint32_t, void* const*);
-template void apply_ldmatrix<4>(Engine&, int, uint32_t, void* const*);
+template void apply_ldmatrix<2, false>(Engine&, int, uint32_t, void* const*);
+template void apply_ldmatrix<4, false>(Engine&, int, uint32_t, void* const*);
+template void apply_ldmatrix<4, true>(Engine&, int, uint32_t, void* const*);
 
 void apply_mma_bf16(Engine&, int, uint32_t, void* const* lanes) {
   float a[16][16], b[16][8], c[16][8];

@@ -13,7 +13,7 @@ struct Ldmatrix {
   uint32_t* result;
   Site site;
 };
-template <int matrices>
+template <int matrices, bool transposed>
 void apply_ldmatrix(Engine& engine, int warp, uint32_t mask, void* const* lanes);
 
 template <class C>
@@ -45,11 +45,16 @@ void apply_wgmma_wait(Engine& engine, int warp, uint32_t, void* const* lanes);
 // --- ldmatrix: `row` is this lane's row address (16 aligned bytes); x2 uses those of lanes 0..15.
 inline void ldmatrix_x4(uint32_t (&result)[4], const void* row, emu::Site at = emu::Site::here()) {
   emu::Ldmatrix mine{row, result, at};
-  emu::engine().collective(&emu::apply_ldmatrix<4>, emu::kFullMask, &mine, at);
+  emu::engine().collective(&emu::apply_ldmatrix<4, false>, emu::kFullMask, &mine, at);
 }
 inline void ldmatrix_x2(uint32_t (&result)[2], const void* row, emu::Site at = emu::Site::here()) {
   emu::Ldmatrix mine{row, result, at};
-  emu::engine().collective(&emu::apply_ldmatrix<2>, emu::kFullMask, &mine, at);
+  emu::engine().collective(&emu::apply_ldmatrix<2, false>, emu::kFullMask, &mine, at);
+}
+// Of each 8x8 matrix its transpose: rows along k become the B operand.
+inline void ldmatrix_x4_trans(uint32_t (&result)[4], const void* row, emu::Site at = emu::Site::here()) {
+  emu::Ldmatrix mine{row, result, at};
+  emu::engine().collective(&emu::apply_ldmatrix<4, true>, emu::kFullMask, &mine, at);
 }
 
 // --- mma: c += a * b, fragments as fragments.h has them.

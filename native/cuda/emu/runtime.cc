@@ -5,29 +5,22 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
-#include <memory>
 #include <mutex>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "cuda/emu/device.h"
-#include "cuda/emu/inject.h"
+#include "cuda/emu/world.h"
 #include "cuda/launch_stream.h"
 
 namespace smoe::cu {
 namespace {
 using emu::Device;
+using emu::EmulatedGpu;
 using emu::GlobalBuffer;
-
-constexpr long long kNever = -1;
-constexpr size_t kMemory = size_t{8} << 30;
-struct EmulatedGpu {
-  Device device;
-  std::unordered_map<void*, GlobalBuffer*> buffers;
-  size_t in_use = 0;
-  std::string lost;  // why; empty: works
-};
+using emu::strikes;
+using emu::World;
+using emu::world;
 
 using Graph = std::vector<std::function<CudaError(struct EmulatedStream&)>>;
 
@@ -38,14 +31,6 @@ struct EmulatedStream {
   Device device;
   bool capturing = false, spoiled = false;
   Graph recorded;
-};
-
-struct World {
-  std::mutex lock;  // of all that follows and of every GPU: calls are rare beside what they emulate
-  std::vector<std::unique_ptr<EmulatedGpu>> gpus;
-  bool no_driver = false, no_device = false, old_device = false;
-  size_t memory = kMemory;
-  long long allocations_left = kNever, launches_left = kNever, synchronizes_left = kNever;
 };
 
 std::string& error_text() {
@@ -61,56 +46,6 @@ CudaError fail(CudaError error, std::string text) {
   error_text() = std::move(text);
   return error;
 }
-
-bool inject(World& w, const std::string& kind, long long after) {
-  if (kind == "no-driver")
-    w.no_driver = true;
-  else if (kind == "no-device")
-    w.no_device = true;
-  else if (kind == "old-device")
-    w.old_device = true;
-  else if (kind == "out-of-memory")
-    w.allocations_left = after;
-  else if (kind == "memory")
-    w.memory = static_cast<size_t>(after);
-  else if (kind == "launch")
-    w.launches_left = after;
-  else if (kind == "synchronize")
-    w.synchronizes_left = after;
-  else if (kind == "none") {
-    w.no_driver = w.no_device = w.old_device = false;
-    w.memory = kMemory;
-    w.allocations_left = w.launches_left = w.synchronizes_left = kNever;
-    for (auto& gpu : w.gpus) {
-      gpu->lost.clear();
-      gpu->device.clear();
-    }
-  } else {
-    return false;
-  }
-  return true;
-}
-
-// Never destroyed: streams in static objects may outlive it.
-World& world() {
-  static World* const one = [] {
-    auto* const made = new World;
-    const char* const count = std::getenv("SMOE_CUDA_EMU_DEVICES");
-    const int gpus = count == nullptr ? 1 : std::atoi(count);
-    for (int i = 0; i < gpus; ++i) made->gpus.push_back(std::make_unique<EmulatedGpu>());
-    if (const char* const fault = std::getenv("SMOE_CUDA_EMU_FAULT"); fault != nullptr) {
-      const std::string text = fault;
-      const size_t colon = text.find(':');
-      const long long after = colon == std::string::npos ? 0 : std::atoll(text.c_str() + colon + 1);
-      inject(*made, text.substr(0, colon), after);
-    }
-    return made;
-  }();
-  return *one;
-}
-
-// Counts a call down; true when it is the one that fails.
-bool strikes(long long* left) { return *left != kNever && (*left)-- == 0; }
 
 CudaError lose(EmulatedGpu& gpu, const std::string& why) {
   gpu.lost = why;
@@ -346,6 +281,7 @@ CudaError launch_graph(void* stream, void* graph) {
   if (lost != CudaError::None) return lost;
   if (mine.capturing) return fail(CudaError::Launch, "emulated: a graph launched into a capture");
   if (strikes(&w.launches_left)) return lose(*mine.gpu, "emulated: unspecified launch failure");
+  mine.device.options = w.options;
   for (const auto& work : *static_cast<Graph*>(graph)) {
     const CudaError error = work(mine);
     if (error != CudaError::None) return error;
@@ -370,6 +306,7 @@ CudaError enter_stream(void* stream, Stream* out) {
     w.lock.unlock();
     return error;
   }
+  mine.device.options = w.options;
   *out = &mine.device;
   return CudaError::None;
 }
@@ -392,9 +329,3 @@ const CudaRuntime& cuda_runtime() {
 }
 
 }  // namespace smoe::cu
-
-int smoe_cuda_emu_inject(const char* kind, long long after) {
-  auto& w = smoe::cu::world();
-  const std::lock_guard<std::mutex> guard(w.lock);
-  return smoe::cu::inject(w, kind, after) ? 0 : 1;
-}

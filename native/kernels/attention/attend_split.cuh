@@ -8,6 +8,7 @@
 
 #include "kernels/attention/attention_args.h"
 #include "kernels/attention/kv_pages.cuh"
+#include "kernels/norm/planes.cuh"
 
 namespace smoe::cu {
 
@@ -242,7 +243,7 @@ attend_split(AttendArgs args) {
       Merged merged = sink_of(args, head);
       merge_scores(&merged, top, sum);
       value = fma(value, expf(top - merged.largest), 0.0f) / merged.total;
-      put_planes(args.out, off(off(row, args.heads) + head, args.value_dim) + column, value);
+      store_parts(args.out, off(off(row, args.heads) + head, args.value_dim) + column, value);
     }
   }
 }
@@ -268,7 +269,7 @@ attend_merge(AttendArgs args) {
       if (!(ldg(from + args.value_dim + 1) != 0)) continue;
       value = fma(ldg(from + column), expf(ldg(from + args.value_dim) - merged.largest), value);
     }
-    put_planes(args.out, off(at, args.value_dim) + column, value / merged.total);
+    store_parts(args.out, off(at, args.value_dim) + column, value / merged.total);
   }
   pdl_trigger();
 }

@@ -1,4 +1,4 @@
-// Addresses and accesses of the paged KV cache (KvPages), and results as Planes.
+// Addresses and accesses of the paged KV cache (KvPages).
 #pragma once
 
 #include "cuda/cu.h"
@@ -50,15 +50,6 @@ SMOE_DEVICE Four get_four(const bf16* row, int at, int dim, bool whole) {
   const U32x2 v = ldg(reinterpret_cast<const U32x2*>(row + at));
   return {{to_float(half_of(v.x[0], 0)), to_float(half_of(v.x[0], 1)), to_float(half_of(v.x[1], 0)),
            to_float(half_of(v.x[1], 1))}};
-}
-
-// Element `at` of every plane: each part is what the ones before it have left, rounded.
-SMOE_DEVICE void put_planes(const Planes& planes, int64_t at, float value) {
-  for (int part = 0; part < planes.parts; ++part) {
-    const bf16 rounded = to_bf16(value);
-    stg(planes.data + off(part, planes.step) + at, rounded);
-    value -= to_float(rounded);
-  }
 }
 
 }  // namespace smoe::cu

@@ -8,7 +8,7 @@ namespace {
 
 struct CodesW8 {
   static constexpr int kSteps = 1, kBytes = 64;  // steps of four columns, and bytes, per unit
-  static constexpr bool kFull = true;            // codes above 127
+  static constexpr int kMaxCode = 255;
   template <int S>
   static inline VI code(const unsigned char* w) {
     return v_load_codes(w);
@@ -17,7 +17,7 @@ struct CodesW8 {
 
 struct CodesW4 {
   static constexpr int kSteps = 2, kBytes = 64;
-  static constexpr bool kFull = false;
+  static constexpr int kMaxCode = 15;
   template <int S>
   static inline VI code(const unsigned char* w) {
     return v_field<4 * S, 15>(v_load_codes(w));
@@ -26,7 +26,7 @@ struct CodesW4 {
 
 struct CodesW2 {
   static constexpr int kSteps = 4, kBytes = 64;
-  static constexpr bool kFull = false;
+  static constexpr int kMaxCode = 3;
   template <int S>
   static inline VI code(const unsigned char* w) {
     return v_field<2 * S, 3>(v_load_codes(w));
@@ -36,7 +36,7 @@ struct CodesW2 {
 // Two chunks of low bits, then eight masks of the high bit.
 struct CodesW3 {
   static constexpr int kSteps = 8, kBytes = 192;
-  static constexpr bool kFull = false;
+  static constexpr int kMaxCode = 7;
   template <int S>
   static inline VI code(const unsigned char* w) {
     return v_or(v_field<2 * (S % 4), 3>(v_load_codes(w + 64 * (S / 4))), v_bits(w + 128 + 8 * S, 4));
@@ -46,7 +46,7 @@ struct CodesW3 {
 // Codes 0 and 2 around a zero point of 1: w = scale * (2 bit - 1).
 struct CodesW1 {
   static constexpr int kSteps = 8, kBytes = 64;
-  static constexpr bool kFull = false;
+  static constexpr int kMaxCode = 2;
   template <int S>
   static inline VI code(const unsigned char* w) {
     return v_bits(w + 8 * S, 2);
@@ -64,7 +64,7 @@ inline VI remainder3(VI v) {
 // four bits (27: 0, 11, 6; 9: 0, 9, 2), 81 times a digit by its top two (0, 81, 162).
 struct CodesT5 {
   static constexpr int kSteps = 5, kBytes = 64;
-  static constexpr bool kFull = false;
+  static constexpr int kMaxCode = 2;
   template <int S>
   static inline VI code(const unsigned char* w) {
     static const uint8_t third[16] = {0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 1, 0, 0, 0, 0};

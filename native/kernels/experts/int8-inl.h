@@ -36,6 +36,10 @@ struct TileSet {
   }
 };
 
+// Codes above 127, which do not fit a signed byte.
+template <class Codes>
+constexpr bool kFullCodes = Codes::kMaxCode > 127;
+
 template <class Codes, int M, int T, int S = 0>
 SMOE_INLINE void add_unit(VI (&acc)[2][T][M], const unsigned char* const (&w)[T], const int32_t* x, int64_t stride) {
   if constexpr (S < Codes::kSteps) {
@@ -48,11 +52,83 @@ SMOE_INLINE void add_unit(VI (&acc)[2][T][M], const unsigned char* const (&w)[T]
     for (int r = 0; r < M; ++r) {
       SMOE_UNROLL
       for (int t = 0; t < T; ++t) {
-        acc[kChain][t][r] =
-            Codes::kFull ? v_dot8_full(acc[kChain][t][r], codes[t], x[r]) : v_dot8(acc[kChain][t][r], codes[t], x[r]);
+        acc[kChain][t][r] = kFullCodes<Codes> ? v_dot8_full(acc[kChain][t][r], codes[t], x[r])
+                                              : v_dot8(acc[kChain][t][r], codes[t], x[r]);
       }
     }
     add_unit<Codes, M, T, S + 1>(acc, w, x + stride, stride);
+  }
+}
+
+#if defined(SMOE_SUM16)
+// Without a byte dot product, widening pairs of products to 32 bits costs as much as multiplying. Narrow codes are
+// summed in 16 bits first: a pair is at most 2 * 127 * kMaxCode, so this many units stay within 32767. 0: none does.
+template <class Codes>
+constexpr int kSum16Units = 32767 / (2 * 127 * Codes::kMaxCode) / Codes::kSteps;
+
+template <class Codes, int M, int T, bool kFirst, int S = 0>
+SMOE_INLINE void add_unit16(VI (&sum)[T][M], const unsigned char* const (&w)[T], const int32_t* x, int64_t stride) {
+  if constexpr (S < Codes::kSteps) {
+    VI codes[T];
+    SMOE_UNROLL
+    for (int t = 0; t < T; ++t) codes[t] = Codes::template code<S>(w[t]);
+    SMOE_UNROLL
+    for (int r = 0; r < M; ++r) {
+      SMOE_UNROLL
+      for (int t = 0; t < T; ++t) {
+        const VI pairs = v_pairs8(codes[t], x[r]);
+        sum[t][r] = kFirst && S == 0 ? pairs : v_add16(sum[t][r], pairs);
+      }
+    }
+    add_unit16<Codes, M, T, kFirst, S + 1>(sum, w, x + stride, stride);
+  }
+}
+#endif
+
+template <class Codes, int T>
+SMOE_INLINE void prefetch_unit(const TileSet<T>& tiles) {
+  SMOE_UNROLL
+  for (int t = 0; t < T; ++t) {
+    SMOE_UNROLL
+    for (int line = 0; line < Codes::kBytes; line += 64) v_prefetch(tiles.w[t] + kInt8PrefetchBytes + line);
+  }
+}
+
+// acc += `units` units of the tiles times M rows; w and x move on.
+template <class Codes, int M, int T>
+SMOE_INLINE void add_units(VI (&acc)[2][T][M], TileSet<T>* tiles, const int32_t** x, int64_t stride, int64_t units) {
+  const auto next = [&] {
+    SMOE_UNROLL
+    for (int t = 0; t < T; ++t) tiles->w[t] += Codes::kBytes;
+    *x += Codes::kSteps * stride;
+  };
+#if defined(SMOE_SUM16)
+  if constexpr (kSum16Units<Codes> > 0) {
+    while (units > 0) {
+      const int64_t stretch = units < kSum16Units<Codes> ? units : kSum16Units<Codes>;
+      VI sum[T][M];
+      prefetch_unit<Codes>(*tiles);
+      add_unit16<Codes, M, T, true>(sum, tiles->w, *x, stride);
+      next();
+      for (int64_t unit = 1; unit < stretch; ++unit) {
+        prefetch_unit<Codes>(*tiles);
+        add_unit16<Codes, M, T, false>(sum, tiles->w, *x, stride);
+        next();
+      }
+      SMOE_UNROLL
+      for (int r = 0; r < M; ++r) {
+        SMOE_UNROLL
+        for (int t = 0; t < T; ++t) acc[0][t][r] = v_add_int(acc[0][t][r], v_widen16(sum[t][r]));
+      }
+      units -= stretch;
+    }
+    return;
+  }
+#endif
+  for (; units > 0; --units) {
+    prefetch_unit<Codes>(*tiles);
+    add_unit<Codes, M, T>(acc, tiles->w, *x, stride);
+    next();
   }
 }
 
@@ -82,7 +158,7 @@ template <class Codes, int M, int T>
 void run_codes(TileSet<T> tiles, const smoe::TileArgs& args, int row, float* out) {
   const int32_t* x = static_cast<const int32_t*>(args.x) + row;
   const int64_t stride = args.m;
-  const int zero = Codes::kFull && kShiftedFull ? args.zero - 128 : args.zero;
+  const int zero = kFullCodes<Codes> && kShiftedFull ? args.zero - 128 : args.zero;
   int64_t left = args.chunks;
   for (int64_t group = 0; group < args.groups; ++group) {
     const float* x_scale = args.x_scale + group * stride + row;
@@ -96,19 +172,9 @@ void run_codes(TileSet<T> tiles, const smoe::TileArgs& args, int row, float* out
         if (M <= 2) acc[1][t][r] = v_set_int(0);
       }
     }
-    int64_t units = left < args.group_chunks ? left : args.group_chunks;
+    const int64_t units = left < args.group_chunks ? left : args.group_chunks;
     left -= units;
-    for (; units > 0; --units) {
-      SMOE_UNROLL
-      for (int t = 0; t < T; ++t) {
-        SMOE_UNROLL
-        for (int line = 0; line < Codes::kBytes; line += 64) v_prefetch(tiles.w[t] + kInt8PrefetchBytes + line);
-      }
-      add_unit<Codes, M, T>(acc, tiles.w, x, stride);
-      SMOE_UNROLL
-      for (int t = 0; t < T; ++t) tiles.w[t] += Codes::kBytes;
-      x += Codes::kSteps * stride;
-    }
+    add_units<Codes, M, T>(acc, &tiles, &x, stride, units);
     const bool fresh = group == 0 && !args.accumulate;
     if (args.z0 != nullptr) {
       add_group<true, M, T>(acc, tiles, args, group, x_scale, x_sum, fresh, out);

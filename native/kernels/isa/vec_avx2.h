@@ -195,6 +195,24 @@ inline VIPair v_merge_bytes(VI low, VI high) {
 inline __m256i v_half_dot8(__m256i acc, __m256i codes, __m256i x) {
   return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), _mm256_set1_epi16(1)));
 }
+// The same pairs of products as 16-bit lanes, their sums, and two neighbouring lanes as one of 32 bits.
+#define SMOE_SUM16 1
+inline VI v_pairs8(VI codes, int32_t x) {
+  const __m256i b = _mm256_set1_epi32(x);
+  return {_mm256_maddubs_epi16(codes.lo, b), _mm256_maddubs_epi16(codes.hi, b)};
+}
+inline VI v_add16(VI a, VI b) {
+  VI sum = {_mm256_add_epi16(a.lo, b.lo), _mm256_add_epi16(a.hi, b.hi)};
+#if defined(__GNUC__)
+  // g++ 12 would add the products to each other first, and spill them all.
+  __asm__("" : "+x"(sum.lo), "+x"(sum.hi));
+#endif
+  return sum;
+}
+inline VI v_widen16(VI a) {
+  const __m256i one = _mm256_set1_epi16(1);
+  return {_mm256_madd_epi16(a.lo, one), _mm256_madd_epi16(a.hi, one)};
+}
 inline VI v_dot8(VI acc, VI codes, int32_t x) {
   const __m256i b = _mm256_set1_epi32(x);
   return {v_half_dot8(acc.lo, codes.lo, b), v_half_dot8(acc.hi, codes.hi, b)};

@@ -15,4 +15,14 @@ SMOE_DEVICE void store_parts(const Planes& planes, int64_t at, float value) {
   }
 }
 
+// Two neighbours as one store; `at` and the step are even.
+SMOE_DEVICE void store_parts2(const Planes& planes, int64_t at, float low, float high) {
+  for (int p = 0; p < planes.parts; ++p) {
+    const uint32_t pair = round_bf16x2(low, high);
+    stg(reinterpret_cast<uint32_t*>(planes.data + off(p, planes.step) + at), pair);
+    low -= to_float(half_of(pair, 0));
+    high -= to_float(half_of(pair, 1));
+  }
+}
+
 }  // namespace smoe::cu

@@ -6,6 +6,27 @@
 
 namespace smoe::cu {
 
+// How K1 and P1 cut the router's matrix: blocks of kRouterRows experts, whose kRouterWarps warps take chunks of
+// kRouterChunk columns.
+constexpr int kRouterRows = 16, kRouterWarps = 8, kRouterChunk = 32;
+
+// Blocks along K, so that the grid of K1 has about `target` blocks. A function of E and H alone: the order of
+// additions, and with it a token's logits, must not depend on the number of tokens.
+inline int route_splits(int64_t experts, int64_t hidden, int target = 128) {
+  const int64_t row_blocks = (experts + kRouterRows - 1) / kRouterRows;
+  const int64_t chunks = (hidden + kRouterChunk - 1) / kRouterChunk;
+  const int64_t most = (chunks + kRouterWarps - 1) / kRouterWarps;
+  const int64_t wanted = target / row_blocks < 1 ? 1 : target / row_blocks;
+  return static_cast<int>(wanted < most ? wanted : most);
+}
+
+// What one warp, which routes a token, may hold.
+constexpr int kRouteMaxExperts = 1024, kRouteMaxSlots = 32, kRouteMaxGroups = 32;
+inline bool route_fits(const RouterConfig& config, int64_t hidden) {
+  return config.experts <= kRouteMaxExperts && config.k <= kRouteMaxSlots && config.groups <= kRouteMaxGroups &&
+         hidden % 8 == 0;
+}
+
 // Dispatch of up to 64 tokens as bit masks. A row is a (token, expert) pair, ordered by expert, then token.
 constexpr int kDispatchMaxTokens = 64;
 struct DispatchBits {

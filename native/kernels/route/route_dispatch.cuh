@@ -12,16 +12,6 @@ namespace smoe::cu {
 constexpr int kRouteThreads = 32 * kRouterWarps;
 constexpr int kRouteGroup = 8;  // tokens per ticket: one per warp
 
-// Blocks along K, so that the grid has about `target` blocks. A function of E and H alone: the order of additions, and
-// with it a token's logits, must not depend on the number of tokens.
-inline int route_splits(int64_t experts, int64_t hidden, int target = 128) {
-  const int64_t row_blocks = (experts + kRouterRows - 1) / kRouterRows;
-  const int64_t chunks = (hidden + kRouterChunk - 1) / kRouterChunk;
-  const int64_t most = (chunks + kRouterWarps - 1) / kRouterWarps;
-  const int64_t wanted = target / row_blocks < 1 ? 1 : target / row_blocks;
-  return static_cast<int>(wanted < most ? wanted : most);
-}
-
 inline int64_t route_blocks(int64_t experts, int splits) { return (experts + kRouterRows - 1) / kRouterRows * splits; }
 
 // Warp partials while multiplying; afterwards three rows of E floats per warp; at the end masks and offsets.
@@ -29,11 +19,6 @@ inline size_t route_shared_bytes(int64_t experts) {
   const size_t multiply = kRouterWarps * kRouterTokens * kRouterRows * sizeof(float);
   const size_t select = kRouterWarps * 3 * static_cast<size_t>(experts) * sizeof(float);
   return multiply > select ? multiply : select;
-}
-
-inline bool route_dispatch_fits(const RouterConfig& config, int64_t hidden) {
-  return config.experts <= kRouteMaxExperts && config.k <= kRouteMaxSlots && config.groups <= kRouteMaxGroups &&
-         hidden % 8 == 0;
 }
 
 // This block's 16 experts over its K range: partials[split][token][expert].

@@ -210,9 +210,7 @@ route_many(RouteManyArgs args) {
 }
 
 inline bool route_many_fits(const RouteManyArgs& args) {
-  const RouterConfig& c = args.config;
-  return c.experts >= 1 && c.experts <= kRouteMaxExperts && c.k <= kRouteMaxSlots && c.groups <= kRouteMaxGroups &&
-         args.hidden % 8 == 0 && args.splits >= 1;
+  return args.config.experts >= 1 && args.splits >= 1 && route_fits(args.config, args.hidden);
 }
 
 }  // namespace smoe::cu

@@ -6,12 +6,9 @@
 #include <cmath>
 
 #include "cuda/cu.h"
-#include "kernels/route/router.h"
+#include "kernels/route/route_args.h"
 
 namespace smoe::cu {
-
-// What one warp may hold; larger routers take the path for many tokens.
-constexpr int kRouteMaxExperts = 1024, kRouteMaxSlots = 32, kRouteMaxGroups = 32;
 
 SMOE_DEVICE float route_sanitised(float x) {
   if (!(x >= -FLT_MAX)) return -INFINITY;

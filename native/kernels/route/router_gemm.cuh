@@ -3,12 +3,10 @@
 #pragma once
 
 #include "cuda/cu.h"
+#include "kernels/route/route_args.h"
 
 namespace smoe::cu {
 
-constexpr int kRouterRows = 16;    // experts of a block
-constexpr int kRouterWarps = 8;    // which share the block's K range, every eighth chunk each
-constexpr int kRouterChunk = 32;   // columns per step of a warp
 constexpr int kRouterTokens = 64;  // eight tiles of eight
 
 // An f32 value is the exact sum of three bf16 (3 x 8 significant bits); a bf16 value is its own first part. Products of

@@ -1,33 +1,13 @@
-// Shared by the emulator's tests: the runs every kernel goes through, and how a planted bug is looked for.
+// Shared by the emulator's own tests: how a run is set up, and how a planted bug is looked for.
 #pragma once
 
-#include <doctest/doctest.h>
-
-#include <cmath>
 #include <fstream>
-#include <random>
-#include <string>
-#include <vector>
 
-#include "cuda/cu.h"
+#include "cuda/emu/buffer.h"
 #include "kernels/bugs.h"
+#include "runs.h"
 
 namespace smoe::cu::test {
-
-struct Run {
-  emu::Schedule schedule;
-  emu::BlockOrder order;
-};
-
-inline std::vector<Run> all_runs() {
-  std::vector<Run> runs;
-  for (auto schedule : {emu::Schedule::LazyRoundRobin, emu::Schedule::EagerGreedy}) {
-    for (auto order : {emu::BlockOrder::Ascending, emu::BlockOrder::Descending, emu::BlockOrder::Random}) {
-      runs.push_back({schedule, order});
-    }
-  }
-  return runs;
-}
 
 inline emu::Options options_of(const Run& run, uint64_t seed = 1) {
   emu::Options options;
@@ -35,23 +15,6 @@ inline emu::Options options_of(const Run& run, uint64_t seed = 1) {
   options.order = run.order;
   options.seed = seed;
   return options;
-}
-
-// NaN counts as a difference, whatever the tolerance.
-inline bool close(double value, double expected, double tolerance) { return std::fabs(value - expected) <= tolerance; }
-
-inline std::vector<float> random_floats(size_t count, unsigned seed, float scale = 1) {
-  std::mt19937 engine(seed);
-  std::normal_distribution<float> normal(0, scale);
-  std::vector<float> values(count);
-  for (float& value : values) value = normal(engine);
-  return values;
-}
-
-inline std::vector<bf16> random_bf16(size_t count, unsigned seed, float scale = 1) {
-  std::vector<bf16> values;
-  for (const float value : random_floats(count, seed, scale)) values.push_back(to_bf16(value));
-  return values;
 }
 
 // The source line that a report names, for its comment "fault: <names of bugs>". Compilers write paths as they were

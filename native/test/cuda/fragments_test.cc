@@ -3,11 +3,10 @@
 #include <cstring>
 #include <set>
 
-#include "emu_test.h"
+#include "gpu.h"
 
 using namespace smoe::cu;
 using namespace smoe::cu::test;
-using emu::Buffer;
 
 namespace {
 
@@ -55,8 +54,9 @@ one_mma(MmaArgs args) {
 template <Kind kind>
 struct Machine {
   static constexpr int K = kind == Kind::Bf16 ? 16 : 32;
-  emu::Device device;
-  Buffer<uint32_t> a{device, 128, "a"}, b{device, 64, "b"}, c{device, 128, "c"};
+  Gpu gpu;
+  emu::Buffer<uint32_t> a = gpu.array<uint32_t>(128, "a"), b = gpu.array<uint32_t>(64, "b");
+  emu::Buffer<uint32_t> c = gpu.array<uint32_t>(128, "c");
 
   template <class A, class B>
   std::vector<double> run(A at_a, B at_b) {
@@ -87,8 +87,8 @@ struct Machine {
     }
     a.upload(wa);
     b.upload(wb);
-    launch(&device, {1, 32, 0, false}, &one_mma<kind>, {a.data(), b.data(), c.data()});
-    REQUIRE_MESSAGE(device.report().ok(), device.report().text());
+    launch(gpu.stream(), {1, 32, 0, false}, &one_mma<kind>, {a.data(), b.data(), c.data()});
+    REQUIRE(gpu.fault() == "");
     const auto words = c.download();
     std::vector<double> result(16 * 8);
     for (int lane = 0; lane < 32; ++lane) {
@@ -180,7 +180,7 @@ TEST_CASE("s8 mma is exact at its extremes") {
 namespace {
 
 struct LdmatrixArgs {
-  uint32_t* out;  // [32][6]
+  uint32_t* out;  // [32][10]
 };
 
 // Element (matrix, row, col) holds 64*matrix + 8*row + col.
@@ -188,26 +188,30 @@ SMOE_KERNEL(32, 1) load_matrices(LdmatrixArgs args) {
   SMOE_SMEM(uint32_t, tile, 4 * 8 * 4);
   for (int i = lane(); i < 128; i += 32) sts(tile + i, static_cast<uint32_t>(2 * i | (2 * i + 1) << 16));
   sync_warp();
-  uint32_t four[4], two[2];
+  uint32_t four[4], two[2], turned[4];
   ldmatrix_x4(four, tile + lane() * 4);
   ldmatrix_x2(two, tile + (lane() % 16 + 16) * 4);
-  for (int i = 0; i < 4; ++i) stg(args.out + lane() * 6 + i, four[i]);
-  for (int i = 0; i < 2; ++i) stg(args.out + lane() * 6 + 4 + i, two[i]);
+  ldmatrix_x4_trans(turned, tile + lane() * 4);
+  for (int i = 0; i < 4; ++i) stg(args.out + lane() * 10 + i, four[i]);
+  for (int i = 0; i < 2; ++i) stg(args.out + lane() * 10 + 4 + i, two[i]);
+  for (int i = 0; i < 4; ++i) stg(args.out + lane() * 10 + 6 + i, turned[i]);
 }
 
 }  // namespace
 
 TEST_CASE("ldmatrix") {
-  emu::Device device;
-  Buffer<uint32_t> out(device, 32 * 6, "out");
-  launch(&device, {1, 32, 0, false}, &load_matrices, {out.data()});
-  REQUIRE_MESSAGE(device.report().ok(), device.report().text());
+  Gpu gpu;
+  auto out = gpu.array<uint32_t>(32 * 10, "out");
+  launch(gpu.stream(), {1, 32, 0, false}, &load_matrices, {out.data()});
+  REQUIRE(gpu.fault() == "");
   const auto words = out.download();
   for (int lane = 0; lane < 32; ++lane) {
-    for (int i = 0; i < 6; ++i) {
-      const int matrix = i < 4 ? i : i - 4 + 2;
+    for (int i = 0; i < 10; ++i) {
+      const int matrix = i < 4 ? i : i < 6 ? i - 4 + 2 : i - 6;
       for (int half = 0; half < 2; ++half) {
-        CHECK((words[lane * 6 + i] >> (16 * half) & 0xFFFF) == 64u * matrix + 8 * (lane / 4) + lane % 4 * 2 + half);
+        const int first = lane / 4, second = lane % 4 * 2 + half, row = i < 6 ? first : second;
+        const int col = i < 6 ? second : first;
+        CHECK((words[lane * 10 + i] >> (16 * half) & 0xFFFF) == 64u * matrix + 8u * row + col);
       }
     }
   }

@@ -1,6 +1,11 @@
 // The device that kernel tests run on: memory, a stream, and the launches of cuda_launches.h. In emulation a test runs
-// under every schedule and block order of all_runs(); on a GPU (SMOE_TEST_ON_GPU, built by nvcc) once.
+// under every schedule and block order of all_runs(). With SMOE_TEST_ON_GPU (scripts/gpu-check) the same files are
+// compiled by nvcc and the device is a GPU, reached through cuda/runtime.h (gpu_device.h).
 #pragma once
+
+#ifdef SMOE_TEST_ON_GPU
+#include "gpu_device.h"
+#else
 
 #include "emu_test.h"
 #include "kernels/cuda_launches.h"
@@ -13,6 +18,8 @@ class Gpu {
     device_.options = options_of(run, seed);
   }
   Stream stream() { return &device_; }
+  static bool has_wgmma() { return true; }
+  // Of the emulation alone: tests that use it are left out under SMOE_TEST_ON_GPU.
   emu::Device& emulated() { return device_; }
 
   // Poisoned: reading what no kernel has written is a fault in emulation, NaN bit patterns on a GPU.
@@ -37,3 +44,5 @@ class Gpu {
 };
 
 }  // namespace smoe::cu::test
+
+#endif

@@ -15,6 +15,7 @@ struct GroupedCase {
   bool glu = false, exact = false, extras = false;  // extras: gather, scale, biases
   int out_parts = 0;                                // 0: f32
   bool wgmma = true;                                // what the device has
+  bool traffic = false;                             // bank conflicts are looked for
   std::vector<CodeSpec> codes = {};                 // by expert; plain, and past the end: bf16 or parts
 };
 
@@ -54,7 +55,7 @@ inline void check_grouped(const GroupedCase& c) {
   }
   std::vector<U32x4> atoms(packed.size() / 8);
   std::memcpy(atoms.data(), packed.data(), packed.size() * 2);
-  std::vector<float> sizes;  // as in coded_matrix.h
+  std::vector<float> sizes;
   for (const float v : w) sizes.push_back(std::fabs(v));
   std::vector<std::unique_ptr<CodeAtoms>> coded(experts);
   for (size_t e = 0; e < c.codes.size(); ++e) {
@@ -79,6 +80,7 @@ inline void check_grouped(const GroupedCase& c) {
     // Neither the blocks nor the tile may show in the bits.
     Gpu gpu(run, seed++);
     gpu.emulated().options.wgmma = c.wgmma;
+    gpu.emulated().options.traffic = c.traffic;
     auto da = gpu.constant(atoms, "atoms");
     std::vector<AtomMatrix> m(experts);
     for (size_t e = 0; e < experts; ++e) {
@@ -87,14 +89,14 @@ inline void check_grouped(const GroupedCase& c) {
       m[e].format = c.exact ? AtomFormat::Bf16x3 : AtomFormat::Bf16;
     }
     std::vector<emu::Buffer<U32x4>> code_atoms;
-    std::vector<emu::Buffer<unsigned char>> code_planes;
+    std::vector<emu::Buffer<unsigned char>> planes_of_codes;
     for (size_t e = 0; e < experts; ++e) {
       if (coded[e] == nullptr) continue;
       code_atoms.push_back(gpu.constant(coded[e]->atoms, "codes"));
-      code_planes.push_back(gpu.constant(coded[e]->scales, "scales"));
-      const unsigned char* const scales = code_planes.back().data();
-      code_planes.push_back(gpu.constant(coded[e]->zeros, "zeros"));
-      m[e] = coded[e]->view(code_atoms.back().data(), scales, code_planes.back().data());
+      planes_of_codes.push_back(gpu.constant(coded[e]->scales, "scales"));
+      const unsigned char* const scales = planes_of_codes.back().data();
+      planes_of_codes.push_back(gpu.constant(coded[e]->zeros, "zeros"));
+      m[e] = coded[e]->view(code_atoms.back().data(), scales, planes_of_codes.back().data());
     }
     auto dm = gpu.constant(m, "matrices");
     auto dx = gpu.array(planes, "x");
@@ -108,6 +110,7 @@ inline void check_grouped(const GroupedCase& c) {
     args.k = c.k;
     args.features = c.features;
     args.glu = c.glu;
+    args.no_codes = c.codes.empty() && seed % 2 == 0;
     args.x = {dx.data(), int64_t(p * k), int(parts)};
     args.x_stride = c.k;
     args.offset = dof.data();
@@ -126,6 +129,13 @@ inline void check_grouped(const GroupedCase& c) {
     }
     REQUIRE(c.launch(gpu.stream(), args) == 0);
     REQUIRE(gpu.fault() == "");
+    if (c.traffic) {
+      for (const auto& [number, line] : gpu.emulated().engine().traffic().lines()) {
+        const bool shared = line.kind != emu::AccessKind::GlobalRead && line.kind != emu::AccessKind::GlobalWrite;
+        CAPTURE(number);
+        if (shared) CHECK(line.worst_ways == 1);
+      }
+    }
     REQUIRE(out.unwritten_bytes() + out_planes.unwritten_bytes() == 0);
     auto got = out.download();
     const auto planes_of_out = out_planes.download();

@@ -1,7 +1,6 @@
 // P3, P4 on mma.sync against double.
 #include "grouped_case.h"
 
-using namespace smoe;
 using namespace smoe::cu;
 using namespace smoe::cu::test;
 
@@ -55,13 +54,22 @@ TEST_CASE("grouped_gemm: codes, every format in one layer") {
       check_grouped(c);
     }
   }
-  GroupedCase many = shape(192, 24, {70, 129, 3}, false, true);
-  many.codes = {{WeightFormat::W4, 64, true}, {WeightFormat::T2}, {}};
-  check_grouped(many);
-  many = shape(192, 24, {65, 130}, true, true);
-  many.codes = {{WeightFormat::W8, 32, true}, {WeightFormat::W4C, 16, false, 1}};
-  many.exact = true;
-  check_grouped(many);
+  GroupedCase c = shape(192, 24, {70, 129, 3}, false, true);
+  c.codes = {{WeightFormat::W4, 64, true}, {WeightFormat::T2}, {}};
+  check_grouped(c);
+  c = shape(192, 24, {65, 130}, true, true);
+  c.exact = true;
+  c.codes = {{WeightFormat::W8, 32, true}, {WeightFormat::W4C, 16, false, 1}};
+  check_grouped(c);
 }
 
 TEST_CASE("grouped_gemm: no rows") { check_grouped(shape(40, 24, {0, 0})); }
+
+TEST_CASE("grouped_gemm: no bank conflicts") {
+  for (const bool glu : {false, true}) {
+    GroupedCase c = shape(128, 128, {130, 0, 40}, glu);
+    c.out_parts = 1;
+    c.traffic = true;
+    check_grouped(c);
+  }
+}

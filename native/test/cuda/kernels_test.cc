@@ -1,7 +1,7 @@
 // Correct kernels, in both schedules and three block orders: the same bits every time, within derived bounds of a
 // double reference. u = 2^-24 is the unit roundoff of f32; a sum of n terms errs by at most (n-1) u times the sum of
 // absolute terms (Higham, Accuracy and Stability of Numerical Algorithms, 4.2).
-#include "emu_test.h"
+#include "gpu.h"
 #include "kernels/gemm.cuh"
 #include "kernels/reduce.cuh"
 #include "kernels/ring.cuh"
@@ -9,7 +9,6 @@
 
 using namespace smoe::cu;
 using namespace smoe::cu::test;
-using emu::Buffer;
 
 namespace {
 
@@ -21,10 +20,8 @@ std::vector<float> same_in_all_runs(Body body) {
   std::vector<float> first;
   for (const Run& run : all_runs()) {
     for (uint64_t seed = 1; seed <= 3; ++seed) {
-      emu::Device device;
-      device.options = options_of(run, seed);
-      const std::vector<float> result = body(device);
-      REQUIRE_MESSAGE(device.report().ok(), device.report().text());
+      Gpu gpu(run, seed);
+      const std::vector<float> result = body(gpu);
       if (first.empty()) first = result;
       REQUIRE(std::memcmp(first.data(), result.data(), first.size() * sizeof(float)) == 0);
     }
@@ -37,11 +34,12 @@ std::vector<float> same_in_all_runs(Body body) {
 TEST_CASE("block reduction") {
   const int blocks = 5, threads = 256;
   const auto in = random_floats(blocks * threads, 1);
-  const auto out = same_in_all_runs([&](emu::Device& device) {
-    Buffer<float> input(device, in, "in");
-    Buffer<float> output(device, blocks, "out");
-    launch(&device, {blocks, threads, 0, false}, &block_reduce<Bug::None>, {input.data(), output.data()});
+  const auto out = same_in_all_runs([&](Gpu& gpu) {
+    auto input = gpu.array(in, "in");
+    auto output = gpu.array<float>(blocks, "out");
+    launch(gpu.stream(), {blocks, threads, 0, false}, &block_reduce<Bug::None>, {input.data(), output.data()});
     CHECK(output.unwritten_bytes() == 0);
+    CHECK(gpu.fault() == "");
     return output.download();
   });
   for (int b = 0; b < blocks; ++b) {
@@ -56,9 +54,10 @@ TEST_CASE("block reduction") {
 
 TEST_CASE("a warp turns its values around") {
   const auto in = random_floats(3 * 64, 2);
-  const auto out = same_in_all_runs([&](emu::Device& device) {
-    Buffer<float> input(device, in, "in"), output(device, in.size(), "out");
-    launch(&device, {3, 64, 0, false}, &warp_reverse<Bug::None>, {input.data(), output.data()});
+  const auto out = same_in_all_runs([&](Gpu& gpu) {
+    auto input = gpu.array(in, "in"), output = gpu.array<float>(in.size(), "out");
+    launch(gpu.stream(), {3, 64, 0, false}, &warp_reverse<Bug::None>, {input.data(), output.data()});
+    CHECK(gpu.fault() == "");
     return output.download();
   });
   for (size_t i = 0; i < in.size(); ++i) CHECK(out[i] == in[i / 32 * 32 + 31 - i % 32]);
@@ -67,14 +66,16 @@ TEST_CASE("a warp turns its values around") {
 TEST_CASE("last-arriver reduction, replayed without clearing the ticket") {
   const int blocks = 7, threads = 128;
   const auto in = random_floats(blocks * threads, 3);
-  const auto out = same_in_all_runs([&](emu::Device& device) {
-    Buffer<float> input(device, in, "in"), partials(device, blocks, "partials"), output(device, 1, "out");
-    Buffer<uint32_t> ticket(device, std::vector<uint32_t>{0}, "ticket");
+  const auto out = same_in_all_runs([&](Gpu& gpu) {
+    auto input = gpu.array(in, "in"), partials = gpu.array<float>(blocks, "partials"),
+         output = gpu.array<float>(1, "out");
+    auto ticket = gpu.array(std::vector<uint32_t>{0}, "ticket");
     for (int replay = 0; replay < 3; ++replay) {
-      launch(&device, {blocks, threads, 0, true}, &ticket_reduce<Bug::None>,
+      launch(gpu.stream(), {blocks, threads, 0, true}, &ticket_reduce<Bug::None>,
              {input.data(), partials.data(), ticket.data(), output.data()});
     }
     CHECK(ticket.download()[0] == 0);
+    CHECK(gpu.fault() == "");
     return output.download();
   });
   double sum = 0, magnitude = 0;
@@ -88,12 +89,13 @@ TEST_CASE("last-arriver reduction, replayed without clearing the ticket") {
 TEST_CASE("tiled bf16 GEMM: cp.async double buffering, ldmatrix, mma") {
   const int m = 128, n = 64, k = 160;
   const auto a = random_bf16(m * k, 4), b = random_bf16(n * k, 5);
-  const auto c = same_in_all_runs([&](emu::Device& device) {
-    Buffer<bf16> da(device, a, "a"), db(device, b, "b");
-    Buffer<float> dc(device, m * n, "c");
-    launch(&device, {m / kGemmM * (n / kGemmN), 128, kGemmShared, false}, &gemm<Bug::None>,
+  const auto c = same_in_all_runs([&](Gpu& gpu) {
+    auto da = gpu.array(a, "a"), db = gpu.array(b, "b");
+    auto dc = gpu.array<float>(m * n, "c");
+    launch(gpu.stream(), {m / kGemmM * (n / kGemmN), 128, kGemmShared, false}, &gemm<Bug::None>,
            {da.data(), db.data(), dc.data(), m, n, k});
     CHECK(dc.unwritten_bytes() == 0);
+    CHECK(gpu.fault() == "");
     return dc.download();
   });
   for (int i = 0; i < m; ++i) {
@@ -115,10 +117,11 @@ TEST_CASE("bulk-copy ring with mbarriers") {
   for (const int pieces : {1, 2, 3, 4, 11}) {
     CAPTURE(pieces);
     const auto in = random_floats(static_cast<size_t>(blocks * pieces * kRingFloats), 6);
-    const auto out = same_in_all_runs([&](emu::Device& device) {
-      Buffer<float> input(device, in, "in"), output(device, blocks * kRingFloats, "out");
-      launch(&device, {blocks, kRingThreads, kRingShared, false}, &ring_sum<Bug::None>,
+    const auto out = same_in_all_runs([&](Gpu& gpu) {
+      auto input = gpu.array(in, "in"), output = gpu.array<float>(blocks * kRingFloats, "out");
+      launch(gpu.stream(), {blocks, kRingThreads, kRingShared, false}, &ring_sum<Bug::None>,
              {input.data(), output.data(), pieces});
+      CHECK(gpu.fault() == "");
       return output.download();
     });
     for (int b = 0; b < blocks; ++b) {
@@ -141,11 +144,13 @@ template <int N>
 void check_wgmma() {
   const int k = 128;
   const auto a = random_bf16(64 * k, 7), b = random_bf16(N * k, 8);
-  const auto c = same_in_all_runs([&](emu::Device& device) {
-    Buffer<bf16> da(device, a, "a"), db(device, b, "b");
-    Buffer<float> dc(device, 64 * N, "c");
-    launch(&device, {1, 128, wgmma_shared<N>, false}, &wgmma_gemm<N, Bug::None>, {da.data(), db.data(), dc.data(), k});
+  const auto c = same_in_all_runs([&](Gpu& gpu) {
+    auto da = gpu.array(a, "a"), db = gpu.array(b, "b");
+    auto dc = gpu.array<float>(64 * N, "c");
+    launch(gpu.stream(), {1, 128, wgmma_shared<N>, false}, &wgmma_gemm<N, Bug::None>,
+           {da.data(), db.data(), dc.data(), k});
     CHECK(dc.unwritten_bytes() == 0);
+    CHECK(gpu.fault() == "");
     return dc.download();
   });
   for (int i = 0; i < 64; ++i) {
@@ -170,19 +175,21 @@ TEST_CASE("wgmma with A in registers and a 128-byte swizzled B") {
   check_wgmma<128>();
 }
 
+#ifndef SMOE_TEST_ON_GPU
 TEST_CASE("bank conflicts and sectors of the GEMM") {
-  emu::Device device;
-  device.options.traffic = true;
+  Gpu gpu;
+  gpu.emulated().options.traffic = true;
   const int m = 64, n = 32, k = 64;
-  Buffer<bf16> a(device, random_bf16(m * k, 1), "a"), b(device, random_bf16(n * k, 2), "b");
-  Buffer<float> c(device, m * n, "c");
-  launch(&device, {1, 128, kGemmShared, false}, &gemm<Bug::None>, {a.data(), b.data(), c.data(), m, n, k});
-  REQUIRE_MESSAGE(device.report().ok(), device.report().text());
+  auto a = gpu.array(random_bf16(m * k, 1), "a"), b = gpu.array(random_bf16(n * k, 2), "b");
+  auto c = gpu.array<float>(m * n, "c");
+  launch(gpu.stream(), {1, 128, kGemmShared, false}, &gemm<Bug::None>, {a.data(), b.data(), c.data(), m, n, k});
+  REQUIRE(gpu.fault() == "");
   int ldmatrix_lines = 0;
-  for (const auto& [number, line] : device.engine().traffic().lines()) {
+  for (const auto& [number, line] : gpu.emulated().engine().traffic().lines()) {
     if (line.kind != emu::AccessKind::Ldmatrix) continue;
     ++ldmatrix_lines;
     CHECK(line.worst_ways == 1);
   }
   CHECK(ldmatrix_lines == 2);
 }
+#endif

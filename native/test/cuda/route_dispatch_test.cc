@@ -343,10 +343,10 @@ TEST_CASE("dispatch of given routes") {
 }
 
 TEST_CASE("what K1 takes") {
-  CHECK(route_dispatch_fits(router(1024, 32), 64));
-  CHECK(!route_dispatch_fits(router(1025, 8), 64));
-  CHECK(!route_dispatch_fits(router(64, 33), 64));
-  CHECK(!route_dispatch_fits(router(64, 8), 60));
+  CHECK(route_fits(router(1024, 32), 64));
+  CHECK(!route_fits(router(1025, 8), 64));
+  CHECK(!route_fits(router(64, 33), 64));
+  CHECK(!route_fits(router(64, 8), 60));
   // About 128 blocks for the usual models, and never a warp without a chunk of K for every split.
   CHECK(route_blocks(128, route_splits(128, 2048)) == 64);
   CHECK(route_blocks(256, route_splits(256, 7168)) == 128);

@@ -1,0 +1,79 @@
+#include "cases.h"
+
+namespace smoe::bench {
+namespace {
+
+constexpr int kReadBlocksPerSm = 2, kReadThreads = 512, kMultiplyThreads = 256;
+constexpr int kLaunches = 200;
+
+const auto kNothingBefore = [](int) {};
+
+// Bytes per second of reading `bytes` again and again; `rounds` in one measurement.
+double read_rate(BenchDevice& device, const Effort& effort, int64_t bytes, int rounds) {
+  const int blocks = kReadBlocksPerSm * device.info().sms;
+  DeviceBlock<unsigned char> data(device, bytes);
+  DeviceBlock<uint32_t> sink(device, int64_t{blocks} * kReadThreads);
+  if (data.data() == nullptr || sink.data() == nullptr) return 0;
+  device.ok(fill_random(device.stream(), {reinterpret_cast<uint32_t*>(data.data()), bytes / 4, 11, Fill::Codes, 1}));
+  const auto seconds = timed(device, effort, kNothingBefore, [&](int) {
+    for (int i = 0; i < rounds; ++i) {
+      device.ok(read_all(device.stream(), {data.data(), bytes, sink.data(), blocks}));
+    }
+  });
+  return seconds.empty() ? 0 : static_cast<double>(bytes) * rounds / median(seconds);
+}
+
+double multiply_rate(BenchDevice& device, const Effort& effort, bool wgmma) {
+  MultiplyArgs args;
+  args.blocks = 2 * device.info().sms;
+  args.iterations = effort.replays < 10 ? 4 : 20000;
+  args.wgmma = wgmma;
+  DeviceBlock<uint32_t> sink(device, int64_t{args.blocks} * kMultiplyThreads);
+  args.sink = sink.data();
+  if (args.sink == nullptr) return 0;
+  const auto seconds =
+      timed(device, effort, kNothingBefore, [&](int) { device.ok(multiply_only(device.stream(), args)); });
+  return seconds.empty() ? 0 : multiply_flops(args) / median(seconds);
+}
+
+// From one launch to the next inside a graph.
+double launch_gap(BenchDevice& device, const Effort& effort, bool pdl) {
+  const auto& runtime = device.runtime();
+  void* graph = nullptr;
+  if (!device.ok(runtime.begin_capture(device.stream()))) return 0;
+  for (int i = 0; i < kLaunches; ++i) device.ok(launch_nothing(device.stream(), pdl));
+  if (!device.ok(runtime.end_capture(device.stream(), &graph))) return 0;
+  const auto seconds =
+      timed(device, effort, kNothingBefore, [&](int) { device.ok(runtime.launch_graph(device.stream(), graph)); });
+  runtime.destroy_graph(graph);
+  return seconds.empty() ? 0 : median(seconds) / kLaunches;
+}
+
+}  // namespace
+
+double median(const std::vector<double>& sorted) { return sorted.empty() ? NAN : sorted[sorted.size() / 2]; }
+
+double percentile99(const std::vector<double>& sorted) {
+  return sorted.empty() ? NAN : sorted[(sorted.size() * 99 + 99) / 100 - 1];
+}
+
+std::vector<Json> measure_ceilings(BenchDevice& device, const Effort& effort, Ceilings* out) {
+  Json memory, arithmetic;
+  out->read_bytes = read_rate(device, effort, effort.read_bytes, 1);
+  // A quarter of L2 stays there whatever its policy and its halves.
+  const int64_t cached = static_cast<int64_t>(device.info().l2) / 4 / 4096 * 4096;
+  memory.add("case", "memory ceilings").add("read_gb_s", out->read_bytes / 1e9);
+  if (cached > 0) memory.add("l2_read_gb_s", read_rate(device, effort, cached, 20) / 1e9);
+  memory.add("launch_gap_us", launch_gap(device, effort, false) * 1e6);
+  memory.add("launch_gap_pdl_us", launch_gap(device, effort, true) * 1e6);
+  out->mma_flops = multiply_rate(device, effort, false);
+  if (device.has_wgmma()) out->wgmma_flops = multiply_rate(device, effort, true);
+  arithmetic.add("case", "arithmetic ceilings").add("mma_sync_tflops", out->mma_flops / 1e12);
+  arithmetic.add("wgmma_tflops", out->wgmma_flops / 1e12);
+  for (Json* const line : {&memory, &arithmetic}) {
+    if (!device.error().empty()) line->add("error", device.error());
+  }
+  return {memory, arithmetic};
+}
+
+}  // namespace smoe::bench

@@ -1,0 +1,138 @@
+// MoE blocks on a GPU against the ceilings that the same run measured. One JSON object a line on stdout, what is worth
+// most first, so that a run that is cut short is useful.
+//   cuda_bench [--seconds N] [--quick] [--tiny] [--shape NAME] [--format NAME]
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+
+#include "cases.h"
+
+namespace smoe::bench {
+namespace {
+
+struct Options {
+  double seconds = 240;  // of the whole run
+  bool quick = false, tiny = false;
+  const char* shape = nullptr;
+  const char* format = nullptr;
+};
+
+bool parse(int argc, char** argv, Options* out) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string name = argv[i];
+    if (name == "--quick") {
+      out->quick = true;
+    } else if (name == "--tiny") {
+      out->tiny = true;
+    } else if (i + 1 < argc && name == "--seconds") {
+      out->seconds = std::atof(argv[++i]);
+    } else if (i + 1 < argc && name == "--shape") {
+      out->shape = argv[++i];
+    } else if (i + 1 < argc && name == "--format") {
+      out->format = argv[++i];
+    } else {
+      return false;
+    }
+  }
+  return true;
+}
+
+std::vector<MoeShape> shapes_of(const Options& options) {
+  if (options.tiny) return {{"tiny", 128, 64, 8, 2}};
+  std::vector<MoeShape> shapes;
+  for (const MoeShape& s : bench_shapes()) {
+    if (options.shape == nullptr || std::strcmp(options.shape, s.name) == 0) shapes.push_back(s);
+  }
+  return shapes;
+}
+
+// Decode, then prefill, bf16 first; then the other formats; then skewed routing.
+struct Plan {
+  std::vector<Case> decode, prefill;
+};
+std::vector<Plan> plans(const Options& options) {
+  const std::vector<MoeShape> shapes = shapes_of(options);
+  std::vector<int64_t> few = {1, 8, 64}, many = {512, 4096};
+  if (options.tiny) few = {1, 9}, many = {70};
+  Plan bf16, coded, skewed;
+  for (const WeightFormatSpec& format : bench_formats()) {
+    if (options.format != nullptr && std::strcmp(options.format, format.name) != 0) continue;
+    Plan& plan = format.format == cu::AtomFormat::Bf16 ? bf16 : coded;
+    for (const MoeShape& shape : shapes) {
+      for (const int64_t tokens : few) plan.decode.push_back({shape, format, tokens});
+      for (const int64_t tokens : many) {
+        for (const bool hopper : {true, false}) {
+          if (format.prefill) plan.prefill.push_back({shape, format, tokens, Skew::Uniform, hopper});
+        }
+      }
+      if (format.format != cu::AtomFormat::Bf16) continue;
+      for (const Skew skew : {Skew::Zipf, Skew::SameExperts, Skew::OneHot}) {
+        skewed.decode.push_back({shape, format, few.back(), skew});
+        skewed.prefill.push_back({shape, format, many.back(), skew, true});
+        skewed.prefill.push_back({shape, format, many.back(), skew, false});
+      }
+    }
+  }
+  // One expert that every token goes to: the dense tile, routing and all.
+  const MoeShape dense = options.tiny ? MoeShape{"dense", 128, 64, 1, 1} : MoeShape{"dense", 4096, 14336, 1, 1};
+  for (const bool hopper : {true, false}) {
+    bf16.prefill.push_back({dense, bench_formats().front(), many.back(), Skew::Uniform, hopper});
+  }
+  return options.quick ? std::vector<Plan>{bf16} : std::vector<Plan>{bf16, coded, skewed};
+}
+
+int run(const Options& options) {
+  const auto start = std::chrono::steady_clock::now();
+  const auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
+  BenchDevice device;
+  if (!device.error().empty()) {
+    std::fprintf(stderr, "no device: %s\n", device.error().c_str());
+    return 3;
+  }
+  Effort effort;
+  if (options.quick) effort.seconds = 0.2;
+  if (options.tiny) effort = {0, 2, 3, 2, 1 << 16};
+  int failures = 0;
+  const auto print = [&](const Json& line) {
+    std::printf("%s\n", line.text().c_str());
+    std::fflush(stdout);
+    failures += line.text().find("\"error\"") != std::string::npos;
+  };
+  const cu::CudaDeviceInfo& info = device.info();
+  print(Json().add("case", "device").add("name", info.name).add("sms", info.sms).add("l2_mb", info.l2 / 1e6));
+  Ceilings ceilings;
+  for (const Json& line : measure_ceilings(device, effort, &ceilings)) print(line);
+  int left_out = 0;
+  for (const Plan& plan : plans(options)) {
+    for (const auto& [cases, measure] :
+         {std::pair{&plan.decode, &run_decode}, std::pair{&plan.prefill, &run_prefill}}) {
+      for (const Case& c : *cases) {
+        if (device.lost() || elapsed() > options.seconds) {
+          ++left_out;
+          continue;
+        }
+        device.forget_error();
+        print(measure(device, c, ceilings, effort));
+      }
+    }
+  }
+  if (left_out > 0) {
+    print(Json()
+              .add("case", "left out")
+              .add("count", left_out)
+              .add("why", device.lost() ? "the device was lost: " + device.error() : "no time left"));
+  }
+  return failures == 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace smoe::bench
+
+int main(int argc, char** argv) {
+  smoe::bench::Options options;
+  if (!smoe::bench::parse(argc, argv, &options)) {
+    std::fprintf(stderr, "usage: cuda_bench [--seconds N] [--quick] [--tiny] [--shape NAME] [--format NAME]\n");
+    return 2;
+  }
+  return smoe::bench::run(options);
+}

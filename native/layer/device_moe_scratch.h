@@ -1,0 +1,85 @@
+// Memory of one pass of a MoE layer on a device.
+#pragma once
+
+#include <algorithm>
+
+#include "device/arena.h"
+#include "kernels/route/route_args.h"
+#include "layer/device_moe_weights.h"
+
+namespace smoe {
+
+struct DeviceMoeScratch {
+  uint32_t* tickets = nullptr;  // first, so that a pass of any size finds them; zero between launches
+  int32_t* num_tokens = nullptr;
+  float* partials = nullptr;  // of K1
+  cu::RoutingOut routing;
+  cu::DispatchBits few;  // up to kDispatchMaxTokens tokens
+  cu::DispatchRows many;
+  int32_t* histogram = nullptr;
+  cu::bf16* h = nullptr;  // activated hidden units, [parts][rows, width]; of the shared expert first
+  cu::bf16* y = nullptr;  // expert outputs of many tokens, [rows, H], or
+  float* y_f32 = nullptr;
+  // The shared expert: a dispatch of every token to one expert, its gate as a router over one expert.
+  cu::DispatchBits shared_few;
+  int32_t* shared_offset = nullptr;  // [2]: 0, T
+  cu::RoutingOut shared_routing;     // its weights are the gate
+  float* shared_out = nullptr;       // [T, H]
+  size_t bytes = 0;
+};
+
+inline bool few_tokens(int64_t tokens) { return tokens <= cu::kDispatchMaxTokens; }
+
+inline cu::RoutingOut take_routing(DeviceArena& arena, int64_t tokens, int slots) {
+  return {arena.take<int32_t>(tokens * slots), arena.take<float>(tokens * slots), arena.take<int32_t>(tokens)};
+}
+
+inline cu::DispatchBits take_bits(DeviceArena& arena, int64_t experts) {
+  cu::DispatchBits bits;
+  bits.mask = arena.take<uint64_t>(experts);
+  bits.offset = arena.take<int32_t>(experts + 1);
+  bits.active = arena.take<int32_t>(experts);
+  bits.active_count = arena.take<int32_t>(1);
+  return bits;
+}
+
+// Null memory: to learn the bytes.
+inline DeviceMoeScratch lay_out(const DeviceMoeWeights& w, int64_t tokens, int given_slots, void* memory) {
+  DeviceArena arena(memory);
+  DeviceMoeScratch s;
+  const int64_t e = w.config.router.experts, slots = std::max(given_slots, w.config.router.k), rows = tokens * slots;
+  s.tickets = arena.take<uint32_t>(9);
+  s.num_tokens = arena.take<int32_t>(1);
+  s.routing = take_routing(arena, tokens, static_cast<int>(slots));
+  int64_t units = rows * w.experts.width;
+  if (w.shared.experts != 0) {
+    units = std::max(units, tokens * w.shared.width);
+    s.shared_few = take_bits(arena, 1);
+    s.shared_offset = arena.take<int32_t>(2);
+    s.shared_routing = take_routing(arena, tokens, 1);
+    s.shared_out = arena.take<float>(tokens * w.hidden);
+  }
+  s.h = arena.take<cu::bf16>(w.parts * units);
+  if (few_tokens(tokens)) {
+    // Of the router and of the gate of the shared expert.
+    const int64_t splits = std::max(cu::route_splits(e, w.hidden) * e, int64_t{cu::route_splits(1, w.hidden)});
+    s.partials = arena.take<float>(splits * cu::kDispatchMaxTokens);
+    s.few = take_bits(arena, e);
+    s.few.row_weight = arena.take<float>(rows);
+  } else {
+    s.histogram = arena.take<int32_t>((tokens + cu::kRouteManyTokens - 1) / cu::kRouteManyTokens * e);
+    s.many.offset = arena.take<int32_t>(e + 1);
+    s.many.token = arena.take<int32_t>(rows);
+    s.many.position = arena.take<int32_t>(rows);
+    s.many.row_weight = arena.take<float>(rows);
+    if (w.parts != 1) {
+      s.y_f32 = arena.take<float>(rows * w.hidden);
+    } else {
+      s.y = arena.take<cu::bf16>(rows * w.hidden);
+    }
+  }
+  s.bytes = arena.bytes();
+  return s;
+}
+
+}  // namespace smoe

@@ -1,0 +1,66 @@
+// How often a kernel test runs and in which schedule; values for it. On a GPU the schedules mean nothing, and the runs
+// are repetitions, which must give the same bits.
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cuda/cu.h"
+
+#ifdef __CUDACC__
+namespace smoe::cu::emu {
+enum class Schedule { LazyRoundRobin, EagerGreedy };
+enum class BlockOrder { Ascending, Descending, Random };
+}  // namespace smoe::cu::emu
+#endif
+
+namespace smoe::cu::test {
+
+struct Run {
+  emu::Schedule schedule;
+  emu::BlockOrder order;
+};
+
+inline std::vector<Run> all_runs() {
+  std::vector<Run> runs;
+  for (auto schedule : {emu::Schedule::LazyRoundRobin, emu::Schedule::EagerGreedy}) {
+    for (auto order : {emu::BlockOrder::Ascending, emu::BlockOrder::Descending, emu::BlockOrder::Random}) {
+      runs.push_back({schedule, order});
+    }
+  }
+  return runs;
+}
+
+// NaN counts as a difference, whatever the tolerance.
+inline bool close(double value, double expected, double tolerance) { return std::fabs(value - expected) <= tolerance; }
+
+// SMOE_TEST_SEED gives every test fresh inputs; unset, or 0, they are the same on every machine.
+inline unsigned fresh_seed(unsigned seed) {
+  static const unsigned salt = [] {
+    const char* const text = std::getenv("SMOE_TEST_SEED");
+    return text == nullptr ? 0u : static_cast<unsigned>(std::strtoul(text, nullptr, 10));
+  }();
+  return seed + salt * 0x9E3779B9u;
+}
+
+inline std::vector<float> random_floats(size_t count, unsigned seed, float scale = 1) {
+  std::mt19937 engine(fresh_seed(seed));
+  std::normal_distribution<float> normal(0, scale);
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(engine);
+  return values;
+}
+
+inline std::vector<bf16> random_bf16(size_t count, unsigned seed, float scale = 1) {
+  std::vector<bf16> values;
+  for (const float value : random_floats(count, seed, scale)) values.push_back(to_bf16(value));
+  return values;
+}
+
+}  // namespace smoe::cu::test
