@@ -97,7 +97,7 @@ float element(const CodeAtoms& m, int64_t row, int64_t col) {
   float value = 0;
   with_layout(m.plan.format, [&](auto layout) {
     using Layout = decltype(layout);
-    const int64_t atoms = atoms_along(m.plan.cols, Layout::kCols), block = row / 16;
+    const int64_t atoms = atoms_along(m.plan.padded_cols, Layout::kCols), block = row / 16;
     const CodePlace at = Layout::place(static_cast<int>(row % 16), static_cast<int>(col % Layout::kCols));
     const uint32_t word = m.atoms[static_cast<size_t>((block * atoms + col / Layout::kCols) * 32 + at.lane)].x[at.word];
     uint32_t code = 0;
@@ -105,7 +105,8 @@ float element(const CodeAtoms& m, int64_t row, int64_t col) {
       if ((word & Layout::spread(1u << bit, at.slot)) != 0) code |= 1u << bit;
     }
     const int64_t group = m.plan.group > 0 ? col / m.plan.group : 0;
-    const int64_t index = (block * m.plan.groups + group) * 16 + row % 16;
+    const int64_t index =
+        (block * atom_groups(m.plan.format, m.plan.padded_cols, m.plan.group) + group) * 16 + row % 16;
     value = value_of(m.plan.format, static_cast<int>(code));
     if (m.plan.zeros) value -= host_value(m.zeros, m.plan.scale_type, index);
     value *= host_value(m.scales, m.plan.scale_type, index) * m.plan.mul;
@@ -207,6 +208,23 @@ TEST_CASE("codes: gate and up of different groups and formats meet where they ca
   }
 }
 
+TEST_CASE("codes: columns past the matrix are zero") {
+  unsigned seed = 60;
+  for (const CodeSpec& spec : kSpecs) {
+    if (spec.group == 0 && spec.asymmetric) continue;  // of codes that are zero, but for the zero point
+    const int cols = spec.group > 0 ? 2 * spec.group : 41;
+    const CodedMatrix m = coded_matrix(spec, 20, cols, seed++);
+    const int padding = 96 - cols % 2;
+    const CodeAtoms wide(m.packed, padding);
+    for (int64_t row = 0; row < 32; ++row) {
+      for (int64_t col = 0; col < cols + padding; ++col) {
+        const bool real = row < 20 && col < cols;
+        REQUIRE(element(wide, row, col) == (real ? m.values[static_cast<size_t>(row * cols + col)] : 0));
+      }
+    }
+  }
+}
+
 TEST_CASE("codes: types of scales") {
   const auto type = [](const CodeSpec& c) { return CodeAtoms(coded_matrix(c, 20, 128, 5).packed).plan.scale_type; };
   CHECK(type({WeightFormat::W4C, 32}) == ScaleType::E8m0);
@@ -219,7 +237,7 @@ TEST_CASE("codes: what has no atoms") {
   AtomPlan plan;
   const auto planned = [&](const CodeSpec& c, int cols) {
     const CodedMatrix m = coded_matrix(c, 20, cols, 6);
-    return plan_atoms({&m.packed}, &plan);
+    return plan_atoms({&m.packed}, cols, &plan);
   };
   CHECK(planned({WeightFormat::W4, 32}, 64));
   CHECK_FALSE(planned({WeightFormat::W4C, 32, false, 2}, 64));  // NF4
@@ -229,6 +247,7 @@ TEST_CASE("codes: what has no atoms") {
   CHECK_FALSE(planned({WeightFormat::W4}, 41));
   const CodedMatrix four = coded_matrix({WeightFormat::W4, 32}, 16, 64, 7),
                     eight = coded_matrix({WeightFormat::W8, 32}, 16, 64, 8);
-  CHECK_FALSE(plan_atoms({&four.packed, &eight.packed}, &plan));
-  CHECK_FALSE(plan_atoms({}, &plan));
+  CHECK_FALSE(plan_atoms({&four.packed, &eight.packed}, 64, &plan));
+  CHECK_FALSE(plan_atoms({&four.packed}, 62, &plan));
+  CHECK_FALSE(plan_atoms({}, 64, &plan));
 }
