@@ -221,7 +221,8 @@ TEST_CASE("codes of every format survive the canonical form") {
     WeightFormat format;
     unsigned codes;
   } cases[] = {{WeightFormat::W8, 256}, {WeightFormat::W4, 16}, {WeightFormat::W3, 8}, {WeightFormat::W2, 4},
-               {WeightFormat::W1, 2},   {WeightFormat::T2, 3},  {WeightFormat::T5, 3}};
+               {WeightFormat::W1, 2},   {WeightFormat::T2, 3},  {WeightFormat::T5, 3}, {WeightFormat::W4C, 16},
+               {WeightFormat::WN, 4},   {WeightFormat::F8, 256}};
   for (const auto& [format, codes] : cases) {
     for (int64_t cols : {1, 5, 7, 16, 20, 63, 64, 257}) {
       std::vector<uint8_t> values(static_cast<size_t>(cols)), back(values.size());
