@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -240,6 +241,8 @@ TEST_CASE("codes of every format survive the canonical form") {
   CHECK(byte == 146);
   pack_row_codes(WeightFormat::T5, trits, 5, &byte);
   CHECK(byte == 227);
+  unpack_row_codes(WeightFormat::T5, &byte, 5, five);
+  CHECK(std::equal(trits, trits + 5, five));
   byte = 250;
   unpack_row_codes(WeightFormat::T5, &byte, 5, five);
   CHECK(five[4] == 255);
