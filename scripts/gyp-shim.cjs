@@ -12,5 +12,7 @@ const value = (name) =>
 const cmakeJs = path.join(path.dirname(require.resolve('cmake-js/package.json')), 'bin', 'cmake-js')
 const args = [cmakeJs, 'rebuild', '-d', root, '-O', path.join(process.cwd(), 'build')]
 args.push('--arch', value('arch') ?? process.arch)
+// SMOE_CUDA=1: a release without its CUDA plug-in must fail; 0: without it; else where nvcc is.
+args.push(`--CDSMOE_CUDA=${{ 0: 'OFF', 1: 'ON' }[process.env.SMOE_CUDA] ?? 'AUTO'}`)
 if (process.argv.includes('--debug')) args.push('--debug')
 process.exit(spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit' }).status ?? 1)

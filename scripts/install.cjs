@@ -46,7 +46,15 @@ if (missing.length > 0) {
   fail(`no prebuilt binary for ${platform} and no source build: ${missing.join(', ')} not found on PATH`)
 }
 const cmakeJs = path.join(path.dirname(require.resolve('cmake-js/package.json')), 'bin', 'cmake-js')
-const build = spawnSync(process.execPath, [cmakeJs, 'rebuild', '-d', root], { cwd: root, stdio: 'inherit' })
+// The kernels take nvcc minutes: nobody should wait for them who did not ask.
+const cuda = process.env.SMOE_CUDA === '1'
+if (!cuda && spawnSync('nvcc', ['--version'], { stdio: 'ignore' }).status === 0) {
+  console.error(
+    'smoe: building for the CPU only; SMOE_CUDA=1 npm rebuild smoe --build-from-source adds CUDA (minutes)',
+  )
+}
+const args = ['rebuild', '-d', root, `--CDSMOE_CUDA=${cuda ? 'ON' : 'OFF'}`]
+const build = spawnSync(process.execPath, [cmakeJs, ...args], { cwd: root, stdio: 'inherit' })
 if (build.status !== 0) fail('the source build failed; the compiler output is above')
 const problem = loadProblem()
 if (problem !== null) fail(`the built binary does not load: ${problem}`)

@@ -1,5 +1,6 @@
 'use strict'
-// Writes prebuilds/<platform>-<arch>/smoe[.glibc|.musl].node. prebuildify moves the binary out of the build folder,
+// Writes prebuilds/<platform>-<arch>/smoe[.glibc|.musl].node and, where nvcc is, smoe_cuda.so beside it: prebuildify copies
+// whatever shared library it finds with the addon. SMOE_CUDA=1 makes the plug-in a must. prebuildify moves the binary out of the build folder,
 // so it works in a folder of its own and leaves build/ alone.
 const fs = require('node:fs')
 const path = require('node:path')

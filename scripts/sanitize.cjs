@@ -83,6 +83,7 @@ function addonTests() {
   const args = [
     jest,
     '-i',
+    '--selectProjects=cpu', // the emulation of the ordinary build knows nothing of AddressSanitizer
     '--json',
     `--outputFile=${report}`,
     '--testNamePattern=^(?!.*do not grow the process)', // freed memory stays in AddressSanitizer's quarantine

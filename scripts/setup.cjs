@@ -126,14 +126,26 @@ function cmakeJs(...args) {
   run(process.execPath, [bin, ...args, '-l', 'warn'])
 }
 
+/** The CUDA plug-in: SMOE_CUDA=1 demands it, SMOE_CUDA=0 leaves it out, else it is built where nvcc is found. */
+const cudaChoice = { 0: 'OFF', 1: 'ON' }[process.env.SMOE_CUDA]
+
 /** Builds build/Release/smoe.node; with `tests` also the C++ tests, in the same tree so that the core compiles once. */
 function buildNative({ tests = false } = {}) {
   const dir = inRoot('build')
   dropForeignBuild(dir)
   step(tests ? 'building the native addon and its tests' : 'building the native addon')
   if (!fs.existsSync(path.join(dir, 'CMakeCache.txt'))) cmakeJs('configure')
-  if (tests && !/^SMOE_TESTS:BOOL=ON$/m.test(fs.readFileSync(path.join(dir, 'CMakeCache.txt'), 'utf8'))) {
-    run('cmake', ['-S', root, '-B', dir, '-DSMOE_TESTS=ON'], { stdio: ['ignore', 'ignore', 'inherit'] })
+  const cache = () => fs.readFileSync(path.join(dir, 'CMakeCache.txt'), 'utf8')
+  const wanted = [
+    ...(tests ? ['SMOE_TESTS:BOOL=ON'] : []),
+    ...(cudaChoice ? [`SMOE_CUDA:STRING=${cudaChoice}`] : []),
+  ].filter((entry) => !cache().split('\n').includes(entry))
+  if (wanted.length > 0) {
+    const options = wanted.map((entry) => `-D${entry}`)
+    run('cmake', ['-S', root, '-B', dir, ...options], { stdio: ['ignore', 'ignore', 'inherit'] })
+  }
+  if (/^CMAKE_CUDA_COMPILER:\w+=\//m.test(cache()) && !/^SMOE_CUDA:STRING=OFF$/m.test(cache())) {
+    console.log('nvcc was found: the CUDA plug-in is built too, minutes at first (SMOE_CUDA=0 leaves it out)')
   }
   run('cmake', ['--build', dir, '--config', 'Release', '--parallel', jobs()])
 }

@@ -53,16 +53,35 @@ function nativeTests() {
   return results.length > 0 ? results : [{ name: 'native', passed: 0, failed: 1, skipped: 0 }]
 }
 
+/** Whether the CUDA plug-in finds a GPU that it can use. In a child: a process loads one backend, jest an emulated one. */
+function hasGpu() {
+  const script = `require('./build/Release/smoe.node').setCudaLibrary(require('path').resolve('build/Release/smoe_cuda.so'));
+    require('./build/Release/smoe.node').cudaInfo().then(({ kind, devices }) =>
+      process.exit(kind === 'cuda' && devices.some(({ problem }) => problem === undefined) ? 0 : 1))`
+  return spawnSync(process.execPath, ['-e', script], { cwd: root, stdio: 'ignore' }).status === 0
+}
+
 function jestTests() {
-  step('jest')
-  const report = inRoot('build', 'jest.json')
+  const results = [runJest('jest', [], {})]
+  if (process.env.SMOE_REQUIRE_CUDA !== '1' && !hasGpu()) return results
+  return [...results, runJest('jest.gpu', ['--selectProjects=cuda'], { SMOE_REQUIRE_CUDA: '1' })]
+}
+
+function runJest(name, args, env) {
+  step(name)
+  const report = inRoot('build', `${name}.json`)
   fs.rmSync(report, { force: true })
   const jest = require.resolve('jest/bin/jest', { paths: [root] })
-  const child = spawnSync(process.execPath, [jest, '--json', `--outputFile=${report}`, ...jestArgs], {
-    cwd: root,
-    stdio: ['ignore', 'ignore', 'inherit'], // the report goes to the file; what jest says of each suite is on stderr
-  })
-  const result = { name: 'jest', passed: 0, failed: 0, skipped: 0 }
+  const child = spawnSync(
+    process.execPath,
+    [jest, ...args, '--json', `--outputFile=${report}`, ...jestArgs],
+    {
+      cwd: root,
+      env: { ...process.env, SMOE_REQUIRE_CUDA: '', ...env },
+      stdio: ['ignore', 'ignore', 'inherit'], // the report goes to the file; what jest says of each suite is on stderr
+    },
+  )
+  const result = { name, passed: 0, failed: 0, skipped: 0 }
   if (fs.existsSync(report)) {
     const json = JSON.parse(fs.readFileSync(report, 'utf8'))
     result.passed = json.numPassedTests
@@ -70,7 +89,7 @@ function jestTests() {
     result.skipped = json.numPendingTests + json.numTodoTests
   }
   if (result.passed + result.failed === 0 || (child.status !== 0 && result.failed === 0)) result.failed++
-  return [result]
+  return result
 }
 
 guard(() => {

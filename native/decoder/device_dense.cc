@@ -46,7 +46,7 @@ Status many_units(const DevicePass& pass, const DeviceDense& dense, const cu::Pl
   up.max_rows = pass.rows;
   up.max_groups = 1;
   up.bf16_only = dense.bf16_only;
-  up.no_codes = has_no_codes(dense.up);
+  up.no_codes = dense.up.view.scales == nullptr;
   up.out = units;
   up.blocks = pass.sms();
   return launch(*pass.device, grouped_gemm(*pass.device, dense.bf16_only), up, "grouped_gemm");

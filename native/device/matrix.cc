@@ -4,8 +4,8 @@
 #include <cstring>
 
 #include "core/buffer.h"
+#include "device/code_matrix.h"
 #include "kernels/experts/atoms.h"
-#include "kernels/experts/pack_atoms.h"
 
 namespace smoe {
 namespace {
@@ -26,40 +26,32 @@ void padded_row(const PackedMatrix& matrix, int64_t row, int64_t cols, float* ou
   std::fill(out + from, out + cols, 0.0f);
 }
 
-// Bytes of `count` equal blocks; false: more than memory can be.
-bool block_bytes(int64_t blocks, size_t each, size_t* total) {
-  return checked_product(static_cast<size_t>(blocks), each, total);
-}
-
-Status too_large(int64_t rows, int64_t cols) {
-  return error(Code::OutOfMemory, "a matrix of [%lld, %lld] is larger than memory can be", static_cast<long long>(rows),
-               static_cast<long long>(cols));
-}
-
 // fill(block, rows) writes the 16 rows [16][cols] of a row block as f32.
 template <class Fill>
 Status upload_blocks(Device& device, int64_t rows, int64_t cols, int64_t blocks, int parts, const Fill& fill,
                      ThreadPool& pool, const CancelFlag* cancel, DeviceMatrix* out) {
   const int64_t words = cu::packed_words(blocks, cols);  // of one part
-  const size_t each_bytes = static_cast<size_t>(cu::packed_words(1, cols)) * sizeof(cu::U32x4);
+  const size_t block_bytes = static_cast<size_t>(cu::packed_words(1, cols)) * sizeof(cu::U32x4);
   size_t part_bytes = 0, total = 0;
-  if (!block_bytes(blocks, each_bytes, &part_bytes) || !block_bytes(parts, part_bytes, &total)) {
-    return too_large(rows, cols);
+  if (!checked_product(block_bytes, static_cast<size_t>(blocks), &part_bytes) ||
+      !checked_product(part_bytes, static_cast<size_t>(parts), &total)) {
+    return error(Code::OutOfMemory, "a matrix of [%lld, %lld] is larger than memory can be",
+                 static_cast<long long>(rows), static_cast<long long>(cols));
   }
   DeviceMatrix made;
   SMOE_RETURN_IF_ERROR(device.allocate(total, &made.storage));
 
-  const size_t fitting = kPieceBytes / (each_bytes * static_cast<size_t>(parts));
+  const size_t fitting = kPieceBytes / (block_bytes * static_cast<size_t>(parts));
   const int64_t each = std::min(blocks, std::max<int64_t>(static_cast<int64_t>(fitting), pool.size()));
   const size_t scratch_floats = static_cast<size_t>(cu::kAtomRows * cols);
   Buffer piece, scratch;
-  SMOE_RETURN_IF_ERROR(piece.allocate(static_cast<size_t>(each * parts) * each_bytes));
+  SMOE_RETURN_IF_ERROR(piece.allocate(static_cast<size_t>(each * parts) * block_bytes));
   SMOE_RETURN_IF_ERROR(scratch.allocate(static_cast<size_t>(pool.max_size()) * scratch_floats * sizeof(float)));
   for (int64_t first = 0; first < blocks; first += each) {
     if (cancelled(cancel)) return Status(Code::Cancelled, "cancelled");
     const int64_t count = std::min(each, blocks - first);
     const auto part_at = [&](int part, int64_t block) {
-      return piece.as<unsigned char>() + static_cast<size_t>(part * each + block) * each_bytes;
+      return piece.as<unsigned char>() + static_cast<size_t>(part * each + block) * block_bytes;
     };
     pool.parallel_for(count, [&](int64_t block, int worker) {
       float* const values = scratch.as<float>() + static_cast<size_t>(worker) * scratch_floats;
@@ -72,8 +64,8 @@ Status upload_blocks(Device& device, int64_t rows, int64_t cols, int64_t blocks,
     const auto guard = device.lock();
     for (int part = 0; part < parts; ++part) {
       unsigned char* const to = made.storage.as<unsigned char>() + static_cast<size_t>(part) * part_bytes +
-                                static_cast<size_t>(first) * each_bytes;
-      SMOE_RETURN_IF_ERROR(device.copy_in(to, part_at(part, 0), static_cast<size_t>(count) * each_bytes));
+                                static_cast<size_t>(first) * block_bytes;
+      SMOE_RETURN_IF_ERROR(device.copy_in(to, part_at(part, 0), static_cast<size_t>(count) * block_bytes));
     }
   }
   made.rows = rows;
@@ -81,58 +73,6 @@ Status upload_blocks(Device& device, int64_t rows, int64_t cols, int64_t blocks,
   made.view.atoms = made.storage.as<cu::U32x4>();
   made.view.format = parts == 1 ? cu::AtomFormat::Bf16 : cu::AtomFormat::Bf16x3;
   made.view.part_step = parts == 1 ? 0 : words;
-  *out = std::move(made);
-  return Status();
-}
-
-// Codes stay codes. row_of(block, j) is row j of a row block.
-template <class RowOf>
-Status upload_codes(Device& device, const AtomPlan& plan, int64_t rows, int64_t blocks, const RowOf& row_of,
-                    ThreadPool& pool, const CancelFlag* cancel, DeviceMatrix* out) {
-  DeviceMatrix made;
-  size_t atom_bytes = 0, scale_bytes = 0;
-  if (!block_bytes(blocks, plan.atom_bytes, &atom_bytes) || !block_bytes(blocks, plan.scale_bytes, &scale_bytes)) {
-    return too_large(rows, plan.padded_cols);
-  }
-  SMOE_RETURN_IF_ERROR(device.allocate(atom_bytes, &made.storage));
-  SMOE_RETURN_IF_ERROR(device.allocate(scale_bytes, &made.scales));
-  if (plan.zeros) SMOE_RETURN_IF_ERROR(device.allocate(scale_bytes, &made.zeros));
-
-  const size_t all = plan.atom_bytes + plan.scale_bytes * (plan.zeros ? 2 : 1);
-  const int64_t each = std::min(blocks, std::max<int64_t>(static_cast<int64_t>(kPieceBytes / all), pool.size()));
-  Buffer piece;
-  SMOE_RETURN_IF_ERROR(piece.allocate(static_cast<size_t>(each) * all));
-  unsigned char* const atoms = piece.as<unsigned char>();
-  unsigned char* const scales = atoms + static_cast<size_t>(each) * plan.atom_bytes;
-  unsigned char* const zeros = plan.zeros ? scales + static_cast<size_t>(each) * plan.scale_bytes : nullptr;
-  std::vector<std::vector<unsigned char>> scratch(static_cast<size_t>(pool.max_size()));
-  for (int64_t first = 0; first < blocks; first += each) {
-    if (cancelled(cancel)) return Status(Code::Cancelled, "cancelled");
-    const size_t count = static_cast<size_t>(std::min(each, blocks - first));
-    pool.parallel_for(static_cast<int64_t>(count), [&](int64_t index, int worker) {
-      AtomRow from[cu::kAtomRows];
-      for (int j = 0; j < cu::kAtomRows; ++j) from[j] = row_of(first + index, j);
-      const size_t at = static_cast<size_t>(index);
-      pack_atom_block(plan, from, atoms + at * plan.atom_bytes, scales + at * plan.scale_bytes,
-                      plan.zeros ? zeros + at * plan.scale_bytes : nullptr, &scratch[static_cast<size_t>(worker)]);
-    });
-    const auto guard = device.lock();
-    const auto copy = [&](const DeviceBuffer& to, const unsigned char* from, size_t bytes) {
-      return device.copy_in(to.as<unsigned char>() + static_cast<size_t>(first) * bytes, from, count * bytes);
-    };
-    SMOE_RETURN_IF_ERROR(copy(made.storage, atoms, plan.atom_bytes));
-    SMOE_RETURN_IF_ERROR(copy(made.scales, scales, plan.scale_bytes));
-    if (plan.zeros) SMOE_RETURN_IF_ERROR(copy(made.zeros, zeros, plan.scale_bytes));
-  }
-  made.rows = rows;
-  made.cols = plan.padded_cols;
-  made.view.atoms = made.storage.as<cu::U32x4>();
-  made.view.scales = made.scales.data();
-  made.view.zeros = made.zeros.data();
-  made.view.format = plan.format;
-  made.view.scale_type = plan.scale_type;
-  made.view.group = plan.group;
-  made.view.mul = plan.mul;
   *out = std::move(made);
   return Status();
 }
@@ -150,8 +90,8 @@ Status upload_padded(Device& device, const PackedMatrix& from, int64_t rows, int
                      ThreadPool& pool, const CancelFlag* cancel, DeviceMatrix* out) {
   AtomPlan plan;
   if (plan_atoms({&from}, cols, &plan)) {
-    const auto row_of = [&](int64_t block, int j) { return atom_row(from, block, j); };
-    return upload_codes(device, plan, rows, cu::row_blocks(rows), row_of, pool, cancel, out);
+    const auto row = [&](int64_t block, int j) { return atom_row(from, block, j); };
+    return upload_codes(device, plan, rows, cu::row_blocks(rows), row, pool, cancel, out);
   }
   const auto fill = [&](int64_t block, float* values) {
     for (int64_t row = 0; row < cu::kAtomRows; ++row) {
@@ -173,8 +113,8 @@ Status upload_gate_up_padded(Device& device, const PackedMatrix& gate, const Pac
   const int64_t blocks = cu::glu_row_blocks(width), rows = cu::kAtomRows * blocks;
   AtomPlan plan;
   if (plan_atoms({&gate, &up}, cols, &plan)) {
-    const auto row_of = [&](int64_t block, int j) { return atom_row(gate, up, block, j); };
-    return upload_codes(device, plan, rows, blocks, row_of, pool, cancel, out);
+    const auto row = [&](int64_t block, int j) { return atom_row(gate, up, block, j); };
+    return upload_codes(device, plan, rows, blocks, row, pool, cancel, out);
   }
   const auto fill = [&](int64_t block, float* values) {
     for (int64_t row = 0; row < cu::kAtomRows; ++row) {
@@ -199,23 +139,23 @@ Status upload_stacked(Device& device, const std::vector<const PackedMatrix*>& fr
     rows += matrix->rows;
     bf16 = bf16 && is_bf16(*matrix);
   }
-  const auto source = [&](int64_t at) {
+  const auto at = [&](int64_t row) {
     size_t which = 0;
-    while (which + 1 < from.size() && at >= from[which]->rows) at -= from[which++]->rows;
-    return AtomRow{from[which], at};
+    while (which + 1 < from.size() && row >= from[which]->rows) row -= from[which++]->rows;
+    return AtomRow{from[which], row};
   };
   AtomPlan plan;
   if (plan_atoms(from, cols, &plan)) {
-    const auto row_of = [&](int64_t block, int j) {
-      const AtomRow row = source(block * cu::kAtomRows + j);
-      return row.row < row.matrix->rows ? row : AtomRow{};
+    const auto row = [&](int64_t block, int j) {
+      const AtomRow found = at(block * cu::kAtomRows + j);
+      return found.row < found.matrix->rows ? found : AtomRow{};
     };
-    return upload_codes(device, plan, rows, cu::row_blocks(rows), row_of, pool, cancel, out);
+    return upload_codes(device, plan, rows, cu::row_blocks(rows), row, pool, cancel, out);
   }
   const auto fill = [&](int64_t block, float* values) {
     for (int64_t row = 0; row < cu::kAtomRows; ++row) {
-      const AtomRow at = source(block * cu::kAtomRows + row);
-      padded_row(*at.matrix, at.row, cols, values + row * cols);
+      const AtomRow found = at(block * cu::kAtomRows + row);
+      padded_row(*found.matrix, found.row, cols, values + row * cols);
     }
   };
   return upload_blocks(device, rows, cols, cu::row_blocks(rows), weight_parts(bf16, precision), fill, pool, cancel,
@@ -235,13 +175,22 @@ Status upload_batch(Device& device, const std::vector<PackedMatrix>& from, Preci
     }
     bf16 = bf16 && is_bf16(matrix);
   }
+  const int64_t blocks = each * static_cast<int64_t>(from.size());
+  std::vector<const PackedMatrix*> all;
+  for (const PackedMatrix& matrix : from) all.push_back(&matrix);
+  AtomPlan plan;
+  if (plan_atoms(all, cols, &plan)) {
+    const auto row = [&](int64_t block, int j) {
+      return atom_row(from[static_cast<size_t>(block / each)], block % each, j);
+    };
+    return upload_codes(device, plan, rows, blocks, row, pool, cancel, out);
+  }
   const auto fill = [&](int64_t block, float* values) {
     for (int64_t row = 0; row < cu::kAtomRows; ++row) {
       padded_row(from[static_cast<size_t>(block / each)], block % each * cu::kAtomRows + row, cols,
                  values + row * cols);
     }
   };
-  const int64_t blocks = each * static_cast<int64_t>(from.size());
   return upload_blocks(device, rows, cols, blocks, weight_parts(bf16, precision), fill, pool, cancel, out);
 }
 

@@ -20,19 +20,14 @@ struct DeviceMatrix {
   size_t bytes() const { return storage.bytes() + scales.bytes() + zeros.bytes(); }
 };
 
-// Bf16 or parts of it: kernels that know no codes may be taken.
-inline bool has_no_codes(const DeviceMatrix& matrix) {
-  return matrix.view.format == cu::AtomFormat::Bf16 || matrix.view.format == cu::AtomFormat::Bf16x3;
-}
-
 // How many planes activations have under a precision: 1, or 3 in exact.
 int activation_parts(Precision precision);
 
 // bf16 matrices stay bf16; f32 ones become three bf16 parts in exact and bf16, rounded, in fast. Quantized ones keep
-// their codes where the kernels have the format (kernels/experts/pack_atoms.h), else they are decoded: to bf16 in fast,
-// to parts in exact. Rows are laid out on the pool, in pieces, so that the host needs little memory beside the source.
-// All of these take the device's lock themselves, for each piece, so that other work goes on between them; a failure
-// leaves `out` as it was.
+// their codes where the kernels have the format (AtomFormat), else they are decoded: to bf16 in fast, to parts in
+// exact. Rows are laid out on the pool, in pieces, so that the host needs little memory beside the source. All of these
+// take the device's lock themselves, for each piece, so that other work goes on between them; a failure leaves `out` as
+// it was.
 Status upload_matrix(Device& device, const PackedMatrix& from, Precision precision, ThreadPool& pool,
                      const CancelFlag* cancel, DeviceMatrix* out);
 // The same with zero rows and columns added up to [rows, cols].
@@ -49,7 +44,7 @@ Status upload_gate_up(Device& device, const PackedMatrix& gate, const PackedMatr
 Status upload_stacked(Device& device, const std::vector<const PackedMatrix*>& from, Precision precision,
                       ThreadPool& pool, const CancelFlag* cancel, DeviceMatrix* out);
 // Several matrices of one shape, each from a row block of its own on (cu::LinearArgs::batch); rows and cols of `out`
-// are those of one. Codes are decoded.
+// are those of one.
 Status upload_batch(Device& device, const std::vector<PackedMatrix>& from, Precision precision, ThreadPool& pool,
                     const CancelFlag* cancel, DeviceMatrix* out);
 Status upload_floats(Device& device, const std::vector<float>& from, DeviceBuffer* out);  // empty: empty

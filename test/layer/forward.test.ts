@@ -1,5 +1,6 @@
 import fc from 'fast-check'
 import { type Activation, MoeLayer, Router, Tensor } from '../../lib'
+import { device, fewer } from '../helpers/device'
 import { type LayerShape, layerOracle, plainShape, randomLayer } from '../helpers/layers'
 import { random, randomArray, relativeError } from '../helpers/numbers'
 
@@ -56,9 +57,9 @@ test.each(['exact', 'fast'] as const)(
         )
         expect(error).toBeLessThanOrEqual(tolerance[precision] * Math.max(norm, 0.1))
       }),
-      { numRuns: 150 },
+      { numRuns: fewer(150, 12) },
     )
-    expect(compared).toBeGreaterThan(75)
+    expect(compared).toBeGreaterThan(fewer(75, 4))
   },
 )
 
@@ -71,8 +72,9 @@ describe('one layer', () => {
   afterAll(() => layer.dispose())
 
   test('shape facts', () => {
-    expect(layer).toMatchObject({ hidden: 24, experts: 4, slots: 2, precision: 'exact', device: 'cpu' })
-    expect(layer.memoryUsage().native).toBeGreaterThan(4 * (4 * 3 * 20 * 24))
+    expect(layer).toMatchObject({ hidden: 24, experts: 4, slots: 2, precision: 'exact', device })
+    const { native, device: onGpu } = layer.memoryUsage()
+    expect(native + onGpu).toBeGreaterThan(4 * (4 * 3 * 20 * 24))
   })
 
   test('a token gives the same bits whatever else is in the batch', () => {

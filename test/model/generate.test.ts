@@ -1,4 +1,5 @@
 import { type GenerateOptions, MoeModel } from '../../lib'
+import { fewer } from '../helpers/device'
 import { expectFailure } from '../helpers/errors'
 import { hf, momentumModel } from '../helpers/paths'
 
@@ -9,6 +10,7 @@ beforeAll(async () => {
 afterAll(() => model.dispose())
 
 const prompt = [326, 1086, 324]
+const some = fewer(12, 4)
 
 async function run(options: GenerateOptions, start: number[] | string = prompt): Promise<number[]> {
   const ids: number[] = []
@@ -17,8 +19,8 @@ async function run(options: GenerateOptions, start: number[] | string = prompt):
 }
 
 test('greedy is the default, and what top-1 sampling and an argmax over logits give', async () => {
-  const greedy = await run({ maxNewTokens: 12 })
-  expect(await run({ maxNewTokens: 12, temperature: 1, topK: 1, seed: 5 })).toEqual(greedy)
+  const greedy = await run({ maxNewTokens: some })
+  expect(await run({ maxNewTokens: some, temperature: 1, topK: 1, seed: 5 })).toEqual(greedy)
   const logits = await model.forward([...prompt, ...greedy])
   greedy.forEach((id, i) => {
     const row = logits
@@ -29,16 +31,16 @@ test('greedy is the default, and what top-1 sampling and an argmax over logits g
 })
 
 test('sampling depends on the seed alone', async () => {
-  const options = { maxNewTokens: 24, temperature: 1.2, topP: 0.95 }
+  const options = { maxNewTokens: 2 * some, temperature: 1.2, topP: 0.95 }
   const a = await run({ ...options, seed: 1 })
   expect(await run({ ...options, seed: 1 })).toEqual(a)
   expect(await run({ ...options, seed: 2 })).not.toEqual(a)
 })
 
 test('a stop token ends the text and is not given out', async () => {
-  const greedy = await run({ maxNewTokens: 12 })
-  const stop = greedy[6]!
-  expect(await run({ maxNewTokens: 12, stopTokens: [stop] })).toEqual(greedy.slice(0, greedy.indexOf(stop)))
+  const greedy = await run({ maxNewTokens: some })
+  const stop = greedy[some >> 1]!
+  expect(await run({ maxNewTokens: some, stopTokens: [stop] })).toEqual(greedy.slice(0, greedy.indexOf(stop)))
 })
 
 test('the context is filled to its last position and no further', async () => {
@@ -83,8 +85,8 @@ test('aborting rejects with the reason and frees the cache', async () => {
 })
 
 test('several texts at once do not disturb each other', async () => {
-  const alone = [await run({ maxNewTokens: 10 }), await run({ maxNewTokens: 10 }, [5, 6, 7, 8])]
-  const together = await Promise.all([run({ maxNewTokens: 10 }), run({ maxNewTokens: 10 }, [5, 6, 7, 8])])
+  const alone = [await run({ maxNewTokens: some }), await run({ maxNewTokens: some }, [5, 6, 7, 8])]
+  const together = await Promise.all([run({ maxNewTokens: some }), run({ maxNewTokens: some }, [5, 6, 7, 8])])
   expect(together).toEqual(alone)
 })
 

@@ -2,9 +2,10 @@ import fs from 'node:fs'
 import path from 'node:path'
 import { MoeModel } from '../../lib'
 import { readArchitecture } from '../../lib/checkpoint/describe'
-import { hostDevice } from '../../lib/device'
 import { loadDecoder } from '../../lib/model/load'
 import { native } from '../../lib/native'
+import { deviceIndex } from '../../lib/device'
+import { fewer } from '../helpers/device'
 import { relativeError } from '../helpers/numbers'
 import { families, hf, momentumModel, plainModel } from '../helpers/paths'
 import { readReference } from '../helpers/safetensors'
@@ -49,7 +50,8 @@ describe.each(families)('%s', (name) => {
 
   test('exact: greedy decoding gives the reference tokens', async () => {
     const expected = Array.from(get('greedy_ids'))
-    expect(await greedy(model, ids, 16)).toEqual(expected.slice(ids.length))
+    const count = fewer(16, 3)
+    expect(await greedy(model, ids, count)).toEqual(expected.slice(ids.length, ids.length + count))
   })
 
   test('fast: logits within what bf16 costs PyTorch', async () => {
@@ -97,12 +99,12 @@ describe.each([
     const other = await MoeModel.load(dir, { precision })
     let text = ''
     const found: number[] = []
-    const count = greedyIds.length - ids.length
+    const count = fewer(greedyIds.length - ids.length, 4)
     for await (const token of other.generate(prompt, { maxNewTokens: count })) {
       found.push(token.id)
       text += token.text
     }
-    expect(found).toEqual(greedyIds.slice(ids.length))
+    expect(found).toEqual(greedyIds.slice(ids.length, ids.length + count))
     expect(text).toBe(other.decode(found))
     other.dispose()
   })
@@ -113,7 +115,7 @@ test.each(['exact', 'fast'] as const)('%s: decoding gives the bits of one pass',
     momentumModel,
     readArchitecture(momentumModel),
     precision,
-    hostDevice,
+    deviceIndex('auto'),
     undefined,
     () => undefined,
   )

@@ -25,17 +25,17 @@ struct CodeStream {
   const U32x4* from[kBlocks];
   U32x4 atom[kBlocks], ahead[kAhead][kBlocks];
 
-  SMOE_DEVICE void start(const AtomMatrix& matrix, int64_t atoms, int64_t block0, int64_t blocks) {
+  SMOE_DEVICE void start(const AtomMatrix& matrix, int atoms, int64_t block0, int64_t blocks) {
     SMOE_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
       const int64_t block = block0 + b < blocks ? block0 + b : blocks - 1;
       from[b] = matrix.atoms + off(block, atoms) * 32 + lane();
       SMOE_UNROLL
-      for (int i = 0; i < kAhead; ++i) ahead[i][b] = ldg_stream(from[b] + (i < atoms ? i : 0) * 32);
+      for (int i = 0; i < kAhead; ++i) ahead[i][b] = ldg_stream(from[b] + i % atoms * 32);
     }
   }
   // Atom `at` becomes the current one.
-  SMOE_DEVICE void next(int64_t at, int64_t atoms) {
+  SMOE_DEVICE void next(int at, int atoms) {
     const int64_t later = (at + kAhead) % atoms;
     SMOE_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
@@ -53,8 +53,8 @@ SMOE_DEVICE void multiply_code_tile(const GemmOperands<TN>& in, const AtomMatrix
   using S = GemmShape<TN>;
   constexpr int kAtomStages = Codes::kCols / kStageK, kGroupSteps = Codes::kGroupCols / 16;
   const uint32_t ones[4] = {0x3F803F80u, 0x3F803F80u, 0x3F803F80u, 0x3F803F80u};
-  const int64_t atoms = atoms_along(in.k, Codes::kCols), stages = atoms_along(in.k, kStageK),
-                steps = in.x_parts * stages;
+  const int atoms = static_cast<int>(atoms_along(in.k, Codes::kCols)),
+            stages = static_cast<int>(atoms_along(in.k, kStageK)), steps = in.x_parts * stages;
   const int down = warp() % S::kWarpsDown * S::kBlocks, across = warp() / S::kWarpsDown * S::kTiles * 8;
   const int units = matrix.group > 0 ? matrix.group / Codes::kGroupCols : 1 << 30;  // of kGroupCols in a group
   const bool symmetric = matrix.zeros == nullptr;
@@ -75,18 +75,18 @@ SMOE_DEVICE void multiply_code_tile(const GemmOperands<TN>& in, const AtomMatrix
     left = units;
   };
   for (int s = 0; s < kStages - 1; ++s) {
-    if (s < steps) load_tokens<TN>(in, s % stages, static_cast<int>(s / stages), ring + s * S::kStageBytes);
+    if (s < steps) load_tokens<TN>(in, s % stages, s / stages, ring + s * S::kStageBytes);
     cp_commit();
   }
-  int64_t stage = 0;
-  for (int64_t step = 0; step < steps; ++step) {
+  int stage = 0;
+  for (int step = 0; step < steps; ++step) {
     cp_wait<kStages - 2>();
     sync();
     if (stage == 0) {  // of a part of the activations
       SMOE_UNROLL
       for (int b = 0; b < S::kBlocks; ++b) {
         const int64_t block = in.block0 + down + b;
-        scales[b].start(matrix, block < in.blocks ? block : in.blocks - 1, 0, atoms * Codes::kCols);
+        scales[b].start(matrix, block < in.blocks ? block : in.blocks - 1, 0, int64_t{atoms} * Codes::kCols);
       }
     }
     if (stage % kAtomStages == 0) {
@@ -123,10 +123,8 @@ SMOE_DEVICE void multiply_code_tile(const GemmOperands<TN>& in, const AtomMatrix
       if (left != units) add_group();
     }
     // The ring's place that everybody left before the barrier above.
-    const int64_t next = step + kStages - 1;
-    if (next < steps) {
-      load_tokens<TN>(in, next % stages, static_cast<int>(next / stages), ring + next % kStages * S::kStageBytes);
-    }
+    const int next = step + kStages - 1;
+    if (next < steps) load_tokens<TN>(in, next % stages, next / stages, ring + next % kStages * S::kStageBytes);
     cp_commit();
   }
   cp_wait<0>();

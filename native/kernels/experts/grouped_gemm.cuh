@@ -13,7 +13,7 @@ constexpr int kGroupedShared = GemmShape<TN>::kBytes + 8 * store_floats(GemmShap
 
 // codes: whether matrices may be of codes.
 template <int TN, bool codes>
-SMOE_KERNEL(kGemmThreads, TN == 32 ? 2 : 1)
+SMOE_KERNEL(kGemmThreads, 1)
 grouped_gemm(GroupedGemmArgs args) {
   using S = GemmShape<TN>;
   SMOE_SMEM_DYN(unsigned char, ring);

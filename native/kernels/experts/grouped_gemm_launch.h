@@ -1,4 +1,4 @@
-// P3, P4: a kernel per tile, those that know codes in a .cu of their own.
+// P3, P4 on mma.sync: a kernel per tile, those that know codes in a .cu of their own.
 #pragma once
 
 #include "kernels/cuda_launches.h"
@@ -6,15 +6,17 @@
 
 namespace smoe::cu {
 
+template <int TN, bool codes>
+int grouped_gemm_tiles(Stream stream, const GroupedGemmArgs& args) {
+  return launch(stream, {args.blocks > 0 ? args.blocks : 1, kGemmThreads, kGroupedShared<TN>, true},
+                &grouped_gemm<TN, codes>, args);
+}
+
 // The large tile has half the tokens where there are codes, whose groups are summed in accumulators of their own.
 template <bool codes>
 int grouped_gemm_kind(Stream stream, const GroupedGemmArgs& args) {
-  const int64_t blocks = args.blocks > 0 ? args.blocks : 1;
-  if (args.max_rows > int64_t{64} * (args.max_groups > 0 ? args.max_groups : 1)) {
-    constexpr int kLarge = codes ? 64 : 128;
-    return launch(stream, {blocks, kGemmThreads, kGroupedShared<kLarge>, true}, &grouped_gemm<kLarge, codes>, args);
-  }
-  return launch(stream, {blocks, kGemmThreads, kGroupedShared<32>, true}, &grouped_gemm<32, codes>, args);
+  const bool many = args.max_rows > int64_t{64} * (args.max_groups > 0 ? args.max_groups : 1);
+  return many ? grouped_gemm_tiles<codes ? 64 : 128, codes>(stream, args) : grouped_gemm_tiles<32, codes>(stream, args);
 }
 
 int grouped_gemm_codes(Stream stream, const GroupedGemmArgs& args);

@@ -2,8 +2,11 @@
 #include "kernels/experts/linear_tiles_launch.h"
 
 namespace smoe::cu {
+namespace {
 
 constexpr int kInvalidValue = 1;  // of cudaError_t
+
+}  // namespace
 
 int launch_linear_tiles(Stream stream, const LinearArgs& args) {
   if (args.max_tokens <= 0 || args.rows <= 0 || args.batch <= 0) return 0;

@@ -9,7 +9,7 @@ namespace smoe::cu {
 
 // codes: whether the weights are.
 template <int TN, bool codes>
-SMOE_KERNEL(kGemmThreads, TN == 32 ? 2 : 1)
+SMOE_KERNEL(kGemmThreads, 1)
 linear_tiles(LinearArgs args) {
   using S = GemmShape<TN>;
   SMOE_SMEM_DYN(unsigned char, ring);

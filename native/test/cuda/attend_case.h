@@ -50,7 +50,7 @@ using AttendLaunch = int (*)(Stream, const AttendArgs&);
 inline std::vector<bf16> run_attend(const AttendCase& c, const AttendInputs& in, const Run& run,
                                     AttendLaunch whole = nullptr, emu::Traffic* traffic = nullptr) {
   Gpu gpu(run);
-  gpu.emulated().options.traffic = traffic != nullptr;
+  gpu.count_traffic(traffic != nullptr);
   KvCache cache(gpu, std::max<int64_t>(in.end, 1), c.kv_heads, c.key_dim, c.latent ? 0 : c.value_dim, c.f32);
   cache.fill(in.end, [&](int64_t position, int head, bool value, int i) {
     return value ? in.values[static_cast<size_t>((head * in.end + position) * c.value_dim + i)]
@@ -86,7 +86,7 @@ inline std::vector<bf16> run_attend(const AttendCase& c, const AttendInputs& in,
   REQUIRE(gpu.fault() == "");
   REQUIRE(out.unwritten_bytes() ==
           static_cast<size_t>((c.max_tokens - c.tokens) * c.heads * c.value_dim * c.parts) * 2);
-  if (traffic != nullptr) *traffic = gpu.emulated().engine().traffic();
+  if (traffic != nullptr) gpu.read_traffic(traffic);
   return out.download();
 }
 

@@ -169,6 +169,7 @@ TEST_CASE("attend_prefill: what later tokens hold does not reach earlier ones") 
   }
 }
 
+#ifndef SMOE_TEST_ON_GPU
 TEST_CASE("attend_prefill: no bank conflicts, whole sectors") {
   for (const int value_dim : {128, 256, 512}) {
     for (const bool f32 : {true, false}) {
@@ -197,6 +198,7 @@ TEST_CASE("attend_prefill: no bank conflicts, whole sectors") {
     }
   }
 }
+#endif
 
 TEST_CASE("attend_prefill: too wide values are refused") {
   Gpu gpu;

@@ -66,17 +66,16 @@ TEST_CASE("linear_tiles: bias, sigmoid, residual in place, planes, fewer rows th
 
 TEST_CASE("linear_tiles: codes") {
   int turn = 0;
-  for (const int k : {320, 384, 40, 34}) {
+  for (const int k : {320, 40}) {
     for (const CodeSpec& spec : some_codes(k)) {
-      const int tokens[] = {1, 33, 70, 130};
-      LinearCase c = shape(tokens[turn++ % 4], k > 40 ? 140 : 20, k);
+      const int tokens[] = {1, 33, 70};
+      LinearCase c = shape(tokens[turn++ % 3], 20, k);
       c.codes = spec;
       c.aligned = turn % 2 == 0;
-      if (turn % 3 == 0) check_linear(c);
-      c.x_parts = 3;
-      c.rows = 37;
-      c.batch = 3;
-      if (turn % 3 != 0) check_linear(c);
+      if (turn % 4 == 0) c.rows = 140;
+      if (turn % 4 == 1) c.batch = 3;
+      if (turn % 4 > 1) c.x_parts = 3;
+      check_linear(c);
     }
   }
 }
