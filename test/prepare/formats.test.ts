@@ -196,6 +196,24 @@ test('starved experts: by their weights, or by the inputs of the whole layer; ne
   }
 }, 120_000)
 
+test('a mix of experts that are all starved keeps its budget', async () => {
+  for (const allocate of ['pmq', 'layer'] as const) {
+    const { layers, dir } = await write(momentumModel, {
+      bits: 2.5,
+      allocate,
+      method: 'mse',
+      leastShare: 1,
+      calibration: Int32Array.from({ length: 64 }, (_, i) => 5 + ((i * 331) % 4000)),
+      calibrationContext: 64,
+    })
+    const bits = layers.reduce((sum, layer) => sum + layer.bits, 0) / layers.length
+    expect(bits).toBeLessThanOrEqual(2.5)
+    expect(bits).toBeGreaterThan(2)
+    for (const { fallbacks, experts } of layers) expect(fallbacks).toBe(experts.length)
+    expect(Number.isFinite(await perplexity(dir))).toBe(true)
+  }
+}, 60_000)
+
 test.each([
   [
     'a codebook of another format',

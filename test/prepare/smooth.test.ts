@@ -234,6 +234,26 @@ test('an aligned router is stored in 8 bits, chooses nearly as before, and goes 
   expect(Math.abs(ratio - 1)).toBeLessThan(0.005)
 })
 
+test.each(['nesterov', 'robust'])(
+  'momentum of type %s is added after the norm: its scales could not be folded',
+  async (type) => {
+    const dir = path.join(folder, type)
+    fs.cpSync(momentumModel, dir, { recursive: true })
+    const file = path.join(dir, 'config.json')
+    const config = JSON.parse(fs.readFileSync(file, 'utf8')) as { momentum_smoe: object }
+    const extra = type === 'robust' ? { L: 1 } : {}
+    fs.writeFileSync(
+      file,
+      JSON.stringify({ ...config, momentum_smoe: { type, mu: 0.7, gamma: 0.5, ...extra } }),
+    )
+    await expectFailure(
+      () => quantizeCheckpoint(dir, path.join(folder, 'refused'), { smooth: 'eaquant', calibration: ids }),
+      'ERR_SMOE_UNSUPPORTED_ARCHITECTURE',
+      /cannot be folded/,
+    )
+  },
+)
+
 test.each([
   ['awq without text', { method: 'awq' }, 'INVALID_TYPE', /calibration must be .*'awq'/],
   ['smoothing without text', { smooth: 'eaquant' }, 'INVALID_TYPE', /calibration must be/],
