@@ -64,7 +64,7 @@ test('devices() names the GPU', async () => {
     device: 'cuda:0',
     available: true,
     why: emulated ? /emulation/ : 'usable',
-  } as object)
+  })
   expect(gpu!.memoryFree).toBeLessThanOrEqual(gpu!.memory!)
 })
 
