@@ -523,6 +523,7 @@ export class Calibration {
       format?: QuantFormatName
       symmetric?: boolean
       group?: number
+      search?: boolean // scales are searched for later, as 'mse' does
     },
     consumers: { expert?: number; weights: TensorSource[] }[],
     cancel?: CancelToken,

@@ -26,6 +26,7 @@ export type {
 } from './layer/options'
 export type {
   Activation,
+  Codebook,
   ExpertWeights,
   GluParameters,
   MoeLayerDescription,
@@ -42,11 +43,17 @@ export type { LayerTrace, ModelTrace } from './model/trace'
 export { inspect, type CheckpointSummary, type LayerSummary } from './checkpoint/inspect'
 export { quantizeCheckpoint, type QuantizeReport, type QuantizedLayerReport } from './prepare/quantize'
 export type {
+  AllocationKind,
   QuantizeFormat,
   QuantizeMethod,
   QuantizeOptions,
   QuantizeProgress,
+  Rounding,
+  SharedFormat,
+  Smoothing,
+  StarvedPolicy,
 } from './prepare/quantize_options'
+export type { SmoothReport } from './prepare/smooth'
 export type { ExpertPlan, LayerPlan, QuantizePlan } from './prepare/plan_quantize'
 export { allocate, type Allocation, type AllocationProblem } from './prepare/allocate'
 export { hebfOrder, nestedDemand, type PlaneLoad } from './prepare/hebf'

@@ -21,9 +21,9 @@ function registered() {
   return tests.map(({ name }) => /^native\.(\w+)$/.exec(name)?.[1]).filter(Boolean)
 }
 
-function runDoctest(name, file, env) {
+function runDoctest(name, file, env, filters = []) {
   step(`C++ tests, ${name}`)
-  const child = spawnSync(file, ['--no-colors'], {
+  const child = spawnSync(file, ['--no-colors', ...filters], {
     cwd: root,
     env: { ...process.env, ...env },
     encoding: 'utf8',
@@ -38,10 +38,16 @@ function runDoctest(name, file, env) {
 }
 
 function nativeTests() {
-  const results = registered().map((isa) => runDoctest(isa, binary('smoe_tests'), { SMOE_ISA: isa }))
-  // The CUDA kernels in emulation; not built on Windows.
+  // Layers on an emulated device depend on no instruction set.
+  const results = registered().map((isa) =>
+    runDoctest(isa, binary('smoe_tests'), { SMOE_ISA: isa }, ['-tce=*emulated*']),
+  )
+  // The CUDA kernels in emulation, and the layers above them; not built on Windows.
   const emulated = binary('smoe_cuda_emu_tests')
-  if (fs.existsSync(emulated)) results.push(runDoctest('cuda_emu', emulated, {}))
+  if (fs.existsSync(emulated)) {
+    results.push(runDoctest('cuda_emu', emulated, {}))
+    results.push(runDoctest('layers_emulated', binary('smoe_tests'), {}, ['-tc=*emulated*']))
+  }
   const device = binary('smoe_cuda_device_tests')
   if (fs.existsSync(device)) results.push(runDoctest('cuda_device', device, {}))
   return results.length > 0 ? results : [{ name: 'native', passed: 0, failed: 1, skipped: 0 }]

@@ -66,6 +66,7 @@ export async function quantizeCheckpoint(
   settings.signal?.throwIfAborted()
   if (fs.existsSync(outDir)) throw new SmoeError('ERR_SMOE_FILE_WRITE', `${outDir} exists already`)
   const architecture = readArchitecture(dir)
+  checkFolding(architecture, settings)
   const checkpoint = openCheckpoint(dir, architecture)
   const temporary = `${path.resolve(outDir)}.${randomBytes(6).toString('hex')}.tmp`
   let run: CalibrationRun | undefined
@@ -89,6 +90,17 @@ export async function quantizeCheckpoint(
     run?.dispose()
     checkpoint.close()
   }
+}
+
+/** Residuals whose look-ahead is added to what the norm puts out, where scales taken from the norm would miss it. */
+const lookAhead: ReadonlySet<string> = new Set(['nesterov', 'robust'])
+
+function checkFolding({ momentum }: Architecture, { smooth }: QuantizeSettings): void {
+  if (smooth === 'none' || momentum === undefined || !lookAhead.has(momentum.type)) return
+  throw new SmoeError(
+    'ERR_SMOE_UNSUPPORTED_ARCHITECTURE',
+    `smooth '${smooth}' cannot be folded where momentum of type '${momentum.type}' is added after the norm`,
+  )
 }
 
 function makeFolder(dir: string): void {

@@ -112,6 +112,12 @@ export class LayerWork {
       measured.errors.push(own)
       measured.scales.push(size)
     }
+    // Where calibration reached no expert at all, each bit counts for a factor of two.
+    if (measured.errors.every((own) => own === undefined)) {
+      measured.errors = measured.errors.map(() => formats.map((format) => 4 ** -codeBits(format)))
+      for (const format of formats) (this.plan.errors ??= {})[format] = 2 ** -codeBits(format)
+      return measured
+    }
     const costs = layerCosts(this.#stats!, measured.errors, pmq)
     const outputs = layerCosts(
       this.#stats!,

@@ -70,8 +70,9 @@ async function awq(
   const find = (part: 'input' | 'units', consumers: { expert: number; weights: TensorSource[] }[]) => {
     const cols = consumers[0]!.weights[0]!.shape[1]!
     const { group = 0, symmetric = true } = nativeOptions(settings, format, 'mse', cols)
+    const search = settings.method !== 'rtn'
     return abortable(settings.signal, (cancel) =>
-      sums.smoothing(layer, { kind: 'awq', part, format, group, symmetric }, consumers, cancel),
+      sums.smoothing(layer, { kind: 'awq', part, format, group, symmetric, search }, consumers, cancel),
     )
   }
   const experts = moe.experts.map((expert, i) => ({ expert: i, weights: inputsOf(expert) }))

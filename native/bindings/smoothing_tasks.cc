@@ -29,14 +29,14 @@ class SmoothingTask : public AsyncTask {
  public:
   SmoothingTask(napi_env env, const std::shared_ptr<NativeCalibration>& sums, const LayerSums& layer)
       : sums_(env, sums, "calibration"), layer_(layer) {}
-  bool awq = false, units = false;
+  bool awq = false, units = false, search = false;
   WeightFormat format = WeightFormat::W4;
   bool symmetric = true;
   int64_t group = 0;
   std::vector<Consumer> consumers;
 
  protected:
-  Status run() override { return awq ? search() : ranges(); }
+  Status run() override { return awq ? find_scales() : ranges(); }
   void finished(Napi::Env, const Status&) noexcept override { sums_.release(); }
   Napi::Value result(Napi::Env env) override {
     Napi::Object object = Napi::Object::New(env);
@@ -49,7 +49,7 @@ class SmoothingTask : public AsyncTask {
   }
 
  private:
-  Status search() {
+  Status find_scales() {
     Grid grid;
     SMOE_RETURN_IF_ERROR(make_grid(format, symmetric, &grid));
     std::vector<std::vector<float>> values;
@@ -66,7 +66,7 @@ class SmoothingTask : public AsyncTask {
         matrices.push_back({values.back().data(), source.rows(), units ? &sums.units : &sums.input});
       }
     }
-    return awq_scales(grid, matrices, cols, group > 0 ? group : cols, ThreadPool::process(), cancel(), &found_);
+    return awq_scales(grid, matrices, cols, group > 0 ? group : cols, search, ThreadPool::process(), cancel(), &found_);
   }
 
   Status ranges() {
@@ -146,7 +146,7 @@ class AlignTask : public AsyncTask {
 
 }  // namespace
 
-// smoothing(layer, { kind, part, format, symmetric, group }, [{ expert, weights }], cancel)
+// smoothing(layer, { kind, part, format, symmetric, group, search }, [{ expert, weights }], cancel)
 Napi::Value CalibrationObject::smoothing(const Napi::CallbackInfo& info) {
   static const char* const kinds[] = {"eaquant", "awq"};
   static const char* const parts[] = {"input", "units"};
@@ -184,6 +184,7 @@ Napi::Value CalibrationObject::smoothing(const Napi::CallbackInfo& info) {
   task->consumers = std::move(consumers);
   if (awq) {
     task->format = parse_format(env, field("format"));
+    task->search = boolean_or(env, info[1], "search", false);
     task->symmetric = boolean_or(env, info[1], "symmetric", true);
     task->group = integer_or(env, info[1], "group", 0, kMaxSide, 0);
   }

@@ -45,6 +45,8 @@ Status many_units(const DevicePass& pass, const DeviceDense& dense, const cu::Pl
   up.offset = pass.input->dense_offset;
   up.max_rows = pass.rows;
   up.max_groups = 1;
+  up.bf16_only = dense.bf16_only;
+  up.no_codes = dense.up.view.scales == nullptr;
   up.out = units;
   up.blocks = pass.sms();
   return launch(*pass.device, grouped_gemm(*pass.device, dense.bf16_only), up, "grouped_gemm");

@@ -14,6 +14,9 @@ namespace {
 constexpr size_t kStagingBytes = size_t{16} << 20, kStagingPart = size_t{4} << 20;
 constexpr size_t kStagingAlign = 256;
 
+// Freed memory that is kept: twice what the scratch of a layer's call may take, which comes and goes.
+constexpr size_t kMaxCached = size_t{1} << 30;
+
 // Sizes that the pool rounds to, so that a freed block fits its successor of about the same size: 512 bytes is what the
 // runtime aligns to; large ones leave less than 1/32 unused.
 size_t rounded(size_t bytes) {
@@ -172,6 +175,7 @@ Status Device::check(cu::CudaError error, const char* what) {
     const std::lock_guard<std::mutex> guard(all.lock);
     all.lost.emplace(state.index, text + "; it stays unusable until this process is started again");
     state.lost.store(true, std::memory_order_release);
+    trim();
   }
   Registry& all = registry();
   const std::lock_guard<std::mutex> guard(all.lock);
@@ -182,14 +186,15 @@ Status Device::allocate(size_t bytes, DeviceBuffer* out) {
   out->release();
   SMOE_RETURN_IF_ERROR(check(cu::CudaError::None, "allocation"));
   State& state = *state_;
-  const size_t size = rounded(bytes);
+  size_t size = rounded(bytes);
   void* memory = nullptr;
   cu::CudaError error = cu::CudaError::None;
   size_t in_use = 0;
   {
     const std::lock_guard<std::mutex> guard(state.pool);
-    const auto block = state.free.find(size);
-    if (block != state.free.end()) {
+    const auto block = state.free.lower_bound(size);
+    if (block != state.free.end() && block->first <= size + size / 4) {
+      size = block->first;
       memory = block->second;
       state.free.erase(block);
       state.cached -= size;
@@ -220,7 +225,7 @@ void Device::give_back(void* memory, size_t bytes) {
   State& state = *state_;
   const std::lock_guard<std::mutex> guard(state.pool);
   state.in_use -= bytes;
-  if (lost()) {
+  if (lost() || state.cached + bytes > kMaxCached) {
     state.runtime().release(state.index, memory);
     return;
   }

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/buffer.h"
+#include "device/code_matrix.h"
 #include "kernels/experts/atoms.h"
 
 namespace smoe {
@@ -87,6 +88,11 @@ Status upload_matrix(Device& device, const PackedMatrix& from, Precision precisi
 
 Status upload_padded(Device& device, const PackedMatrix& from, int64_t rows, int64_t cols, Precision precision,
                      ThreadPool& pool, const CancelFlag* cancel, DeviceMatrix* out) {
+  AtomPlan plan;
+  if (plan_atoms({&from}, cols, &plan)) {
+    const auto row = [&](int64_t block, int j) { return atom_row(from, block, j); };
+    return upload_codes(device, plan, rows, cu::row_blocks(rows), row, pool, cancel, out);
+  }
   const auto fill = [&](int64_t block, float* values) {
     for (int64_t row = 0; row < cu::kAtomRows; ++row) {
       padded_row(from, block * cu::kAtomRows + row, cols, values + row * cols);
@@ -104,14 +110,19 @@ Status upload_gate_up(Device& device, const PackedMatrix& gate, const PackedMatr
 Status upload_gate_up_padded(Device& device, const PackedMatrix& gate, const PackedMatrix& up, int64_t width,
                              int64_t cols, Precision precision, ThreadPool& pool, const CancelFlag* cancel,
                              DeviceMatrix* out) {
+  const int64_t blocks = cu::glu_row_blocks(width), rows = cu::kAtomRows * blocks;
+  AtomPlan plan;
+  if (plan_atoms({&gate, &up}, cols, &plan)) {
+    const auto row = [&](int64_t block, int j) { return atom_row(gate, up, block, j); };
+    return upload_codes(device, plan, rows, blocks, row, pool, cancel, out);
+  }
   const auto fill = [&](int64_t block, float* values) {
     for (int64_t row = 0; row < cu::kAtomRows; ++row) {
       padded_row(row < 8 ? gate : up, block * 8 + row % 8, cols, values + row * cols);
     }
   };
   const int parts = weight_parts(is_bf16(gate) && is_bf16(up), precision);
-  const int64_t blocks = cu::glu_row_blocks(width);
-  return upload_blocks(device, cu::kAtomRows * blocks, cols, blocks, parts, fill, pool, cancel, out);
+  return upload_blocks(device, rows, cols, blocks, parts, fill, pool, cancel, out);
 }
 
 Status upload_stacked(Device& device, const std::vector<const PackedMatrix*>& from, Precision precision,
@@ -128,12 +139,23 @@ Status upload_stacked(Device& device, const std::vector<const PackedMatrix*>& fr
     rows += matrix->rows;
     bf16 = bf16 && is_bf16(*matrix);
   }
+  const auto at = [&](int64_t row) {
+    size_t which = 0;
+    while (which + 1 < from.size() && row >= from[which]->rows) row -= from[which++]->rows;
+    return AtomRow{from[which], row};
+  };
+  AtomPlan plan;
+  if (plan_atoms(from, cols, &plan)) {
+    const auto row = [&](int64_t block, int j) {
+      const AtomRow found = at(block * cu::kAtomRows + j);
+      return found.row < found.matrix->rows ? found : AtomRow{};
+    };
+    return upload_codes(device, plan, rows, cu::row_blocks(rows), row, pool, cancel, out);
+  }
   const auto fill = [&](int64_t block, float* values) {
     for (int64_t row = 0; row < cu::kAtomRows; ++row) {
-      int64_t at = block * cu::kAtomRows + row;
-      size_t which = 0;
-      while (which + 1 < from.size() && at >= from[which]->rows) at -= from[which++]->rows;
-      padded_row(*from[which], at, cols, values + row * cols);
+      const AtomRow found = at(block * cu::kAtomRows + row);
+      padded_row(*found.matrix, found.row, cols, values + row * cols);
     }
   };
   return upload_blocks(device, rows, cols, cu::row_blocks(rows), weight_parts(bf16, precision), fill, pool, cancel,
@@ -153,13 +175,22 @@ Status upload_batch(Device& device, const std::vector<PackedMatrix>& from, Preci
     }
     bf16 = bf16 && is_bf16(matrix);
   }
+  const int64_t blocks = each * static_cast<int64_t>(from.size());
+  std::vector<const PackedMatrix*> all;
+  for (const PackedMatrix& matrix : from) all.push_back(&matrix);
+  AtomPlan plan;
+  if (plan_atoms(all, cols, &plan)) {
+    const auto row = [&](int64_t block, int j) {
+      return atom_row(from[static_cast<size_t>(block / each)], block % each, j);
+    };
+    return upload_codes(device, plan, rows, blocks, row, pool, cancel, out);
+  }
   const auto fill = [&](int64_t block, float* values) {
     for (int64_t row = 0; row < cu::kAtomRows; ++row) {
       padded_row(from[static_cast<size_t>(block / each)], block % each * cu::kAtomRows + row, cols,
                  values + row * cols);
     }
   };
-  const int64_t blocks = each * static_cast<int64_t>(from.size());
   return upload_blocks(device, rows, cols, blocks, weight_parts(bf16, precision), fill, pool, cancel, out);
 }
 

@@ -272,6 +272,8 @@ cu::GroupedGemmArgs DeviceMoePass::any_gemm(const DeviceFfn& ffn, const int32_t*
   args.offset = offset;
   args.max_rows = most;
   args.max_groups = static_cast<int>(std::min<int64_t>(ffn.experts, most));
+  args.bf16_only = w_.bf16_only(ffn);
+  args.no_codes = ffn.no_codes;
   args.blocks = w_.device->info().sms;
   return args;
 }

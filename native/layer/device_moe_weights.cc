@@ -27,11 +27,12 @@ Status upload_biases(Device& device, const std::vector<ExpertWeights>& from, std
   return upload_floats(device, all, out);
 }
 
-Status upload_table(Device& device, const std::vector<DeviceMatrix>& matrices, DeviceBuffer* out, bool* all_bf16) {
+Status upload_table(Device& device, const std::vector<DeviceMatrix>& matrices, DeviceFfn* ffn, DeviceBuffer* out) {
   std::vector<cu::AtomMatrix> views;
   for (const DeviceMatrix& matrix : matrices) {
     views.push_back(matrix.view);
-    *all_bf16 = *all_bf16 && matrix.view.format == cu::AtomFormat::Bf16;
+    ffn->all_bf16 = ffn->all_bf16 && matrix.view.format == cu::AtomFormat::Bf16;
+    ffn->no_codes = ffn->no_codes && matrix.view.scales == nullptr;
   }
   return upload_bytes(device, views.data(), views.size() * sizeof(cu::AtomMatrix), out);
 }
@@ -54,8 +55,8 @@ Status upload_ffn(Device& device, const std::vector<ExpertWeights>& from, const 
     out->gate_up.push_back(std::move(up));
     out->down.push_back(std::move(down));
   }
-  SMOE_RETURN_IF_ERROR(upload_table(device, out->gate_up, &out->gate_up_table, &out->all_bf16));
-  SMOE_RETURN_IF_ERROR(upload_table(device, out->down, &out->down_table, &out->all_bf16));
+  SMOE_RETURN_IF_ERROR(upload_table(device, out->gate_up, out, &out->gate_up_table));
+  SMOE_RETURN_IF_ERROR(upload_table(device, out->down, out, &out->down_table));
   SMOE_RETURN_IF_ERROR(upload_biases(device, from, &ExpertWeights::gate_bias, out->width, &out->gate_bias));
   SMOE_RETURN_IF_ERROR(upload_biases(device, from, &ExpertWeights::up_bias, out->width, &out->up_bias));
   return upload_biases(device, from, &ExpertWeights::down_bias, hidden, &out->down_bias);

@@ -55,21 +55,27 @@ Status scale_inputs(const OuterSum& sum, const float* scale, OuterSum* out) {
 
 namespace {
 
-// Rows of one matrix that the search looks at: enough for a choice among twenty, and the cost per row is K^2.
-constexpr int64_t kAwqRows = 64;
+// Rows of one matrix that are looked at: enough for a choice among twenty. A row costs K^2, or some 35 K more where the
+// parameters are searched for.
+constexpr int64_t kAwqRows = 64, kAwqSearchRows = 32;
 
 // tr(E H E^T) of E = W - Q(W diag t) diag(1/t), over every n-th row.
-double scaled_loss(const Grid& grid, const AwqMatrix& matrix, int64_t cols, int64_t group,
+double scaled_loss(const Grid& grid, const AwqMatrix& matrix, int64_t cols, int64_t group, bool search,
                    const std::vector<float>& t) {
-  std::vector<float> scaled(static_cast<size_t>(cols));
+  std::vector<float> scaled(static_cast<size_t>(cols)), weights(scaled.size());
+  for (int64_t k = 0; k < cols; ++k) {
+    const auto at = static_cast<size_t>(k);
+    weights[at] = static_cast<float>(matrix.hessian->at(k, k) / (static_cast<double>(t[at]) * t[at]));
+  }
   std::vector<double> error(scaled.size());
-  const int64_t stride = (matrix.rows + kAwqRows - 1) / kAwqRows;
+  const int64_t most = search ? kAwqSearchRows : kAwqRows, stride = (matrix.rows + most - 1) / most;
   double loss = 0;
   for (int64_t row = 0; row < matrix.rows; row += stride) {
     const float* w = matrix.w + row * cols;
     for (int64_t k = 0; k < cols; ++k) scaled[static_cast<size_t>(k)] = w[k] * t[static_cast<size_t>(k)];
     for (int64_t k = 0; k < cols; k += group) {
-      const GroupParams params = rtn_params(grid, scaled.data() + k, group);
+      const GroupParams params = search ? search_params(grid, scaled.data() + k, weights.data() + k, group)
+                                        : rtn_params(grid, scaled.data() + k, group);
       for (int64_t i = k; i < k + group; ++i) {
         const auto at = static_cast<size_t>(i);
         error[at] = static_cast<double>(w[i]) - decode(params, encode(grid, params, scaled[at])) / t[at];
@@ -86,12 +92,12 @@ double scaled_loss(const Grid& grid, const AwqMatrix& matrix, int64_t cols, int6
   return loss;
 }
 
-double total_loss(const Grid& grid, const std::vector<AwqMatrix>& matrices, int64_t cols, int64_t group,
+double total_loss(const Grid& grid, const std::vector<AwqMatrix>& matrices, int64_t cols, int64_t group, bool search,
                   ThreadPool& pool, const CancelFlag* cancel, const std::vector<float>& t) {
   std::vector<double> losses(matrices.size());
   pool.parallel_for(static_cast<int64_t>(matrices.size()), [&](int64_t i, int) {
     if (cancelled(cancel)) return;
-    losses[static_cast<size_t>(i)] = scaled_loss(grid, matrices[static_cast<size_t>(i)], cols, group, t);
+    losses[static_cast<size_t>(i)] = scaled_loss(grid, matrices[static_cast<size_t>(i)], cols, group, search, t);
   });
   double total = 0;
   for (double loss : losses) total += loss;
@@ -119,7 +125,7 @@ std::vector<double> relative_weights(const std::vector<AwqMatrix>& matrices, int
 
 }  // namespace
 
-Status awq_scales(const Grid& grid, const std::vector<AwqMatrix>& matrices, int64_t cols, int64_t group,
+Status awq_scales(const Grid& grid, const std::vector<AwqMatrix>& matrices, int64_t cols, int64_t group, bool search,
                   ThreadPool& pool, const CancelFlag* cancel, AwqScales* out) {
   const auto n = static_cast<size_t>(cols);
   if (group <= 0 || cols % group != 0)
@@ -142,14 +148,14 @@ Status awq_scales(const Grid& grid, const std::vector<AwqMatrix>& matrices, int6
   }
   for (double& input : inputs) input = std::sqrt(input / tokens);
   const std::vector<double> weights = relative_weights(matrices, cols, group);
-  best.loss = best.loss_plain = total_loss(grid, matrices, cols, group, pool, cancel, best.scale);
+  best.loss = best.loss_plain = total_loss(grid, matrices, cols, group, search, pool, cancel, best.scale);
   std::vector<double> t(n);
   for (int step = 0; step < 20; ++step) {
     if (cancelled(cancel)) return Status(Code::Cancelled, "cancelled");
     const double r = 0.05 * step;
     for (size_t k = 0; k < n; ++k) t[k] = std::max(std::pow(inputs[k], r) / (std::pow(weights[k], 1 - r) + 1e-4), 1e-4);
     std::vector<float> scale = power_of_two_scales(t, inputs);
-    const double loss = total_loss(grid, matrices, cols, group, pool, cancel, scale);
+    const double loss = total_loss(grid, matrices, cols, group, search, pool, cancel, scale);
     if (!(loss < best.loss)) continue;
     best.loss = loss;
     best.power = r;

@@ -39,8 +39,9 @@ struct AwqScales {
 };
 // For each r in {0, 0.05, ..., 0.95}: t = mean|x|^r / mean|w / group max|^(1 - r) as powers of two; the r under which
 // rounding W diag(t) loses least after 1/t. mean |x| is taken as sqrt(mean x^2), which the Hessians hold. Never worse
-// than t = 1. Of large matrices every n-th row is looked at. The sum does not depend on the number of threads.
-Status awq_scales(const Grid& grid, const std::vector<AwqMatrix>& matrices, int64_t cols, int64_t group,
+// than t = 1 on the rows looked at (every n-th of large matrices), under the parameters that will be used: those of
+// search_params() with `search`, else of rtn_params(). The sum does not depend on the number of threads.
+Status awq_scales(const Grid& grid, const std::vector<AwqMatrix>& matrices, int64_t cols, int64_t group, bool search,
                   ThreadPool& pool, const CancelFlag* cancel, AwqScales* out);
 
 // S with x replaced by x / scale.

@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -221,7 +222,8 @@ TEST_CASE("codes of every format survive the canonical form") {
     WeightFormat format;
     unsigned codes;
   } cases[] = {{WeightFormat::W8, 256}, {WeightFormat::W4, 16}, {WeightFormat::W3, 8}, {WeightFormat::W2, 4},
-               {WeightFormat::W1, 2},   {WeightFormat::T2, 3},  {WeightFormat::T5, 3}};
+               {WeightFormat::W1, 2},   {WeightFormat::T2, 3},  {WeightFormat::T5, 3}, {WeightFormat::W4C, 16},
+               {WeightFormat::WN, 4},   {WeightFormat::F8, 256}};
   for (const auto& [format, codes] : cases) {
     for (int64_t cols : {1, 5, 7, 16, 20, 63, 64, 257}) {
       std::vector<uint8_t> values(static_cast<size_t>(cols)), back(values.size());
@@ -239,6 +241,8 @@ TEST_CASE("codes of every format survive the canonical form") {
   CHECK(byte == 146);
   pack_row_codes(WeightFormat::T5, trits, 5, &byte);
   CHECK(byte == 227);
+  unpack_row_codes(WeightFormat::T5, &byte, 5, five);
+  CHECK(std::equal(trits, trits + 5, five));
   byte = 250;
   unpack_row_codes(WeightFormat::T5, &byte, 5, five);
   CHECK(five[4] == 255);

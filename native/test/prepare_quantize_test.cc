@@ -62,6 +62,35 @@ TEST_CASE("scales of zero, tiny and huge weights stay usable") {
   }
 }
 
+TEST_CASE("codebooks are rounded to nearest with their own groups") {
+  const std::vector<float> w = gaussian(8 * 64, 41);
+  const int64_t groups[] = {32, 16, 32};
+  double errors[3];
+  for (int codebook = 0; codebook < 3; ++codebook) {
+    QuantizeOptions options;
+    options.format = WeightFormat::W4C;
+    options.group = 0;
+    options.method = QuantizeMethod::Rtn;
+    options.codebook = codebook;
+    QuantizedMatrix m;
+    const QuantizeReport report = run(w, 64, options, nullptr, &m);
+    CHECK(m.codebook == codebook);
+    CHECK(m.group == groups[codebook]);
+    errors[codebook] = std::sqrt(report.squared_error / report.squared_weight);
+    options.method = QuantizeMethod::Mse;
+    CHECK(quantize(w.data(), 8, 64, options, nullptr, ThreadPool::process(), nullptr, &m, nullptr).code() ==
+          Code::InvalidArgument);
+  }
+  CHECK(errors[0] == doctest::Approx(0.112).epsilon(0.05));  // specs/quantization.md 2.1
+  CHECK(errors[1] < errors[0]);                              // a finer scale, twice as often
+  CHECK(errors[2] < errors[0]);                              // values made for Gaussian weights
+  QuantizeOptions other;
+  other.codebook = 1;
+  QuantizedMatrix m;
+  CHECK(quantize(w.data(), 8, 64, other, nullptr, ThreadPool::process(), nullptr, &m, nullptr).code() ==
+        Code::InvalidArgument);
+}
+
 TEST_CASE("what cannot be quantized is refused") {
   std::vector<float> w(128, 1.0f);
   QuantizedMatrix m;

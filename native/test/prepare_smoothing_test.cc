@@ -69,12 +69,13 @@ TEST_CASE("AWQ protects the channels that matter, and is never worse than no sca
   const OuterSum sum = moments(x, k), white = moments(gaussian(20 * k, 6), k);
   ThreadPool one(1);
   for (WeightFormat format : {WeightFormat::W8, WeightFormat::W4, WeightFormat::W3, WeightFormat::W2}) {
+    const bool search = format == WeightFormat::W3;
     Grid grid;
     REQUIRE(make_grid(format, false, &grid).ok());
     const std::vector<AwqMatrix> matrices = {{w.data(), rows, &sum}, {other.data(), 150, &white}};
     AwqScales found, again;
-    REQUIRE(awq_scales(grid, matrices, k, 32, ThreadPool::process(), nullptr, &found).ok());
-    REQUIRE(awq_scales(grid, matrices, k, 32, one, nullptr, &again).ok());
+    REQUIRE(awq_scales(grid, matrices, k, 32, search, ThreadPool::process(), nullptr, &found).ok());
+    REQUIRE(awq_scales(grid, matrices, k, 32, search, one, nullptr, &again).ok());
     CHECK(found.loss == again.loss);
     CHECK(found.scale == again.scale);
     CHECK(found.loss <= found.loss_plain);
@@ -96,16 +97,16 @@ TEST_CASE("AWQ without a single row keeps the weights, and refuses what does not
   OuterSum none;
   REQUIRE(none.resize(16).ok());
   AwqScales found;
-  REQUIRE(awq_scales(grid, {{w.data(), 4, &none}}, 16, 16, ThreadPool::process(), nullptr, &found).ok());
+  REQUIRE(awq_scales(grid, {{w.data(), 4, &none}}, 16, 16, false, ThreadPool::process(), nullptr, &found).ok());
   CHECK(found.scale == std::vector<float>(16, 1.0f));
-  CHECK(awq_scales(grid, {{w.data(), 4, &none}}, 16, 5, ThreadPool::process(), nullptr, &found).code() ==
+  CHECK(awq_scales(grid, {{w.data(), 4, &none}}, 16, 5, false, ThreadPool::process(), nullptr, &found).code() ==
         Code::InvalidArgument);
-  CHECK(awq_scales(grid, {{w.data(), 2, &none}}, 32, 16, ThreadPool::process(), nullptr, &found).code() ==
+  CHECK(awq_scales(grid, {{w.data(), 2, &none}}, 32, 16, false, ThreadPool::process(), nullptr, &found).code() ==
         Code::ShapeMismatch);
   CancelFlag flag;
   flag.set = true;
   const OuterSum some = moments(w, 16);
-  CHECK(awq_scales(grid, {{w.data(), 4, &some}}, 16, 16, ThreadPool::process(), &flag, &found).code() ==
+  CHECK(awq_scales(grid, {{w.data(), 4, &some}}, 16, 16, false, ThreadPool::process(), &flag, &found).code() ==
         Code::Cancelled);
 }
 

@@ -127,6 +127,32 @@ TEST_CASE("E4M3 by hand, and every code comes back") {
   CHECK(dequantized(matrix, 0)[3] == doctest::Approx(0.28571429));
 }
 
+TEST_CASE("V6 and V14: codes placed in the bits of wider floats") {
+  const std::pair<int, int> to_bf16[] = {
+      {0x01, 0x3b00}, {0x07, 0x3c60}, {0x08, 0x3c80}, {0x38, 0x3f80}, {0x7e, 0x43e0}};
+  for (const auto& [code, bits] : to_bf16) CHECK(f32_to_bf16(f8_format::decode(static_cast<uint8_t>(code))) == bits);
+  // A code in the low mantissa bits of a power of two is that power plus the code.
+  for (int u = 0; u < 16; ++u) {
+    const float low = f16_to_f32(static_cast<uint16_t>(0x6400 | u)),
+                high = f16_to_f32(static_cast<uint16_t>(0x6400 | u << 4));
+    CHECK(low == 1024.0f + static_cast<float>(u));
+    CHECK(low - f16_to_f32(0x6408) == static_cast<float>(u - 8));
+    CHECK(high * f16_to_f32(0x2c00) + f16_to_f32(0xd480) == static_cast<float>(u - 8));
+    CHECK(bf16_to_f32(static_cast<uint16_t>(0x4300 | u)) - bf16_to_f32(0x4308) == static_cast<float>(u - 8));
+    // E2M1 and E4M3 shifted under f16's exponent are off by a power of two alone.
+    const auto e2m1 = static_cast<uint16_t>((u & 8) << 12 | (u & 7) << 9);
+    CHECK(f16_to_f32(e2m1) * 0x1p14f == w4c_format::decode(u, 0));
+  }
+  for (int code = 0; code < 256; ++code) {
+    if ((code & 0x7f) == 0x7f) continue;
+    const auto bits = static_cast<uint16_t>((code & 0x80) << 8 | (code & 0x7f) << 7);
+    CHECK(f16_to_f32(bits) * 256 == f8_format::decode(static_cast<uint8_t>(code)));
+  }
+  // Four nibbles to signed bytes less 8, without a borrow from one to the next.
+  const uint32_t nibbles = 0x0f08070a, bytes = ((nibbles | 0x80808080u) - 0x08080808u) ^ 0x80808080u;
+  CHECK(bytes == 0x0700ff02u);
+}
+
 TEST_CASE("MXFP4 and NVFP4 by hand") {
   QuantizedMatrix matrix;
   REQUIRE(quantize_rtn(source_of({.1f, -.7f, 2.9f, .45f, -1.3f, .02f, 3.7f, -5.1f}, 1), WeightFormat::W4C, 8, false,

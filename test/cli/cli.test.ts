@@ -174,11 +174,46 @@ describe('quantize', () => {
     expect(again.stderr).toMatch(/exists already.*ERR_SMOE_FILE_WRITE/)
   }, 60_000)
 
+  test('says per layer what was chosen and what else there was', async () => {
+    const dir = `${out}-layers`
+    const args = [
+      '--bits',
+      '2.5',
+      '--allocate',
+      'layer',
+      '--smooth',
+      'awq',
+      '--align-router',
+      '--method',
+      'mse',
+    ]
+    const { code, stdout } = await runCli([
+      'quantize',
+      sampleModel,
+      ...args,
+      '--text',
+      slice,
+      '--tokens',
+      '512',
+      '--out',
+      dir,
+    ])
+    fs.rmSync(dir, { recursive: true, force: true })
+    expect(code).toBe(0)
+    expect(stdout).toMatch(/^layer +experts +bits +error w2 +error w3 +error w4 .* gain +router clip/)
+    expect(stdout.match(/^ *\d+ +16 w[234] +[234]\.00 +0\.\d{4}/gm)).toHaveLength(6)
+  }, 120_000)
+
   test.each([
     ['no --out', ['quantize', 'somewhere']],
     ['--method gptq without --text', ['quantize', 'somewhere', '--method', 'gptq', '--out', 'x']],
     ['--bits without --text', ['quantize', 'somewhere', '--bits', '2.5', '--out', 'x']],
     ['--bits and --format', ['quantize', 'a', '--bits', '2', '--format', 'w4', '--text', 't', '--out', 'x']],
+    ['--method awq without --text', ['quantize', 'somewhere', '--method', 'awq', '--out', 'x']],
+    ['--smooth without --text', ['quantize', 'somewhere', '--smooth', 'eaquant', '--out', 'x']],
+    ['--align-router without --text', ['quantize', 'somewhere', '--align-router', '--out', 'x']],
+    ['--allocate without --bits', ['quantize', 'somewhere', '--allocate', 'layer', '--out', 'x']],
+    ['an unknown codebook', ['quantize', 'somewhere', '--codebook', 'nf3', '--out', 'x']],
     ['an unknown format', ['quantize', 'somewhere', '--format', 'w5', '--out', 'x']],
   ])('%s is a usage error', async (_, args) => {
     const { code, stdout, stderr } = await runCli(args)

@@ -64,6 +64,30 @@ function generator(seed: number): () => number {
   }
 }
 
+const encoded = new Map<string, Map<string, encoders.Encoded>>()
+
+/** The experts of a kind by stem, the same at every call. */
+function expertsOf(kind: string): Map<string, encoders.Encoded> {
+  let stems = encoded.get(kind)
+  if (stems !== undefined) return stems
+  encoded.set(kind, (stems = new Map()))
+  const random = generator(7)
+  for (const layer of [1, 2]) {
+    for (let expert = 0; expert < experts; expert++) {
+      for (const part of ['gate_proj', 'up_proj', 'down_proj']) {
+        const [n, k] = part === 'down_proj' ? [hidden, width] : [width, hidden]
+        stems.set(`model.layers.${layer}.mlp.experts.${expert}.${part}.`, kinds[kind]!.encode(n, k, random))
+      }
+    }
+  }
+  return stems
+}
+
+function copied(tensor: TensorToWrite): TensorToWrite {
+  const { buffer, byteOffset, byteLength } = tensor.data
+  return { ...tensor, data: new Uint8Array(buffer, byteOffset, byteLength).slice() }
+}
+
 export type Change = (tensors: Record<string, TensorToWrite>) => void
 
 /** The fixture with experts of our own in `dir`: quantized, or the very same weights in f32. */
@@ -76,7 +100,6 @@ export async function writeQuantized(
 ): Promise<string> {
   fs.mkdirSync(dir)
   const config = JSON.parse(fs.readFileSync(path.join(source, 'config.json'), 'utf8')) as object
-  const { encode } = kinds[kind]!
   const own = plain ? {} : { quantization_config: quantization }
   fs.writeFileSync(
     path.join(dir, 'config.json'),
@@ -90,17 +113,13 @@ export async function writeQuantized(
     tensors[entry.name] = { dtype: entry.dtype as SafetensorsDtype, shape: entry.shape, data }
   }
   file.close()
-  const random = generator(7)
-  for (const layer of [1, 2]) {
-    for (let expert = 0; expert < experts; expert++) {
-      for (const part of ['gate_proj', 'up_proj', 'down_proj']) {
-        const stem = `model.layers.${layer}.mlp.experts.${expert}.${part}.`
-        const [n, k] = part === 'down_proj' ? [hidden, width] : [width, hidden]
-        const { tensors: stored, values } = encode(n, k, random)
-        if (plain) tensors[`${stem}weight`] = { dtype: 'F32', shape: [n, k], data: values }
-        else for (const [suffix, tensor] of Object.entries(stored)) tensors[stem + suffix] = tensor
-      }
-    }
+  for (const [stem, { tensors: stored, values }] of expertsOf(kind)) {
+    const [n, k] = stem.endsWith('down_proj.') ? [hidden, width] : [width, hidden]
+    if (plain) tensors[`${stem}weight`] = { dtype: 'F32', shape: [n, k], data: values }
+    // What a test may change must not change the next test's.
+    else
+      for (const [suffix, tensor] of Object.entries(stored))
+        tensors[stem + suffix] = stem === victim ? copied(tensor) : tensor
   }
   change?.(tensors)
   await writeSafetensors(path.join(dir, 'model.safetensors'), tensors)

@@ -2,13 +2,6 @@ import fs from 'node:fs'
 import path from 'node:path'
 import { MoeModel, inspect, quantizeCheckpoint } from '../../lib'
 import { Checkpoint } from '../../lib/checkpoint/checkpoint'
-import { FileSource } from '../../lib/checkpoint/file_source'
-import { readSafetensorsHeader } from '../../lib/checkpoint/safetensors'
-import {
-  type SafetensorsDtype,
-  type TensorToWrite,
-  writeSafetensors,
-} from '../../lib/checkpoint/write_safetensors'
 import { expectFailure } from '../helpers/errors'
 import { hf, momentumModel, slice } from '../helpers/paths'
 import { temporaryFolder } from '../helpers/safetensors'
@@ -19,6 +12,16 @@ const half = Math.floor(text.length / 2)
 /** The first half calibrates, the second measures. */
 const calibration = text.slice(0, half)
 const measured = text.slice(half)
+
+const families = [
+  'qwen3_moe',
+  'mixtral',
+  'olmoe',
+  'qwen2_moe',
+  'deepseek_v2',
+  'deepseek_v3',
+  'gpt_oss',
+] as const
 
 const perplexities = new Map<string, number>()
 async function perplexity(dir: string): Promise<number> {
@@ -103,19 +106,12 @@ test('experts that calibration never reached are quantized by their weights and 
   expect(Number.isFinite(await perplexity(dir))).toBe(true)
 }, 120_000)
 
-test.each(['w8', 'w4', 'w3', 'w2', 't2', 't5'] as const)(
+test.each(['w8', 'w4', 'w4c', 'w3', 'w2', 'wn', 't2', 't5'] as const)(
   '%s is written and read by every family',
   async (format) => {
-    for (const family of ['qwen3_moe', 'mixtral', 'olmoe', 'qwen2_moe'] as const) {
+    for (const family of families) {
       const dir = path.join(folder, `${family}-${format}`)
-      const group = format.startsWith('t') ? {} : { group: 16 * (format === 'w3' ? 2 : 1) }
-      const done = await quantizeCheckpoint(hf(family), dir, { format, ...group }).catch(
-        (error: unknown) => error as Error,
-      )
-      if (done instanceof Error) {
-        expect(done.message).toMatch(/does not divide|groups are multiples/)
-        continue
-      }
+      await quantizeCheckpoint(hf(family), dir, { format })
       using model = await MoeModel.load(dir)
       const logits = await model.forward([1, 2, 3])
       expect(logits.toF32Array().every((value) => Number.isFinite(value))).toBe(true)
@@ -171,69 +167,6 @@ test.each([
   const call = () => quantizeCheckpoint(momentumModel, path.join(folder, 'refused'), options as object)
   await expectFailure(call, `ERR_SMOE_${code}`, message)
   expect(fs.existsSync(path.join(folder, 'refused'))).toBe(false)
-})
-
-const stem = 'layers.1.experts.up.w4'
-const damage: [string, (tensors: Record<string, TensorToWrite>) => void, string, RegExp][] = [
-  [
-    'codes of another shape',
-    (t) => (t[`${stem}.codes`]!.shape = [16, 64, 128]),
-    'INVALID_QUANTIZATION',
-    /codes/,
-  ],
-  [
-    'an expert that is not there',
-    (t) => (t[`${stem}.ids`]!.data as Uint8Array).fill(99, 0, 1),
-    'INVALID_QUANTIZATION',
-    /99/,
-  ],
-  [
-    'an expert twice',
-    (t) => (t[`${stem}.ids`]!.data as Uint8Array).fill(0),
-    'INVALID_QUANTIZATION',
-    /second time/,
-  ],
-  ['missing scales', (t) => delete t[`${stem}.scales`], 'MISSING_TENSOR', /up\.w4\.scales/],
-  [
-    'scales of zero',
-    (t) => (t[`${stem}.scales`]!.data as Uint8Array).fill(0),
-    'INVALID_QUANTIZATION',
-    /scale/,
-  ],
-  [
-    'a format that is not known',
-    (t) => {
-      t['layers.1.experts.up.w9.ids'] = { dtype: 'I32', shape: [1], data: Int32Array.of(0) }
-    },
-    'INVALID_QUANTIZATION',
-    /'w9'/,
-  ],
-]
-
-test.each(damage)('%s in a quantized checkpoint: refused', async (name, change, code, message) => {
-  const good = path.join(folder, 'good')
-  if (!fs.existsSync(good)) await quantizeCheckpoint(momentumModel, good, { format: 'w4' })
-  const dir = path.join(folder, name.replaceAll(' ', '-'))
-  fs.cpSync(good, dir, { recursive: true })
-  const file = path.join(dir, 'layer-00001.safetensors')
-  const source = new FileSource(file)
-  const { tensors: entries, metadata } = readSafetensorsHeader(source, file)
-  const tensors: Record<string, TensorToWrite> = {}
-  for (const entry of entries.values()) {
-    const data = source.read(entry.offset, entry.bytes)
-    tensors[entry.name] = { dtype: entry.dtype as SafetensorsDtype, shape: [...entry.shape], data }
-  }
-  source.close()
-  change(tensors)
-  const index = path.join(dir, 'model.safetensors.index.json')
-  const map = (JSON.parse(fs.readFileSync(index, 'utf8')) as { weight_map: Record<string, string> })
-    .weight_map
-  const kept = Object.entries(map).filter(([, owner]) => owner !== path.basename(file))
-  const own = Object.keys(tensors).map((tensor) => [tensor, path.basename(file)])
-  fs.writeFileSync(index, JSON.stringify({ weight_map: Object.fromEntries([...kept, ...own]) as unknown }))
-  if (name.startsWith('codes')) tensors[`${stem}.codes`]!.shape = [16, 32, 256]
-  await writeSafetensors(file, tensors, { metadata: Object.fromEntries(metadata) })
-  await expectFailure(() => MoeModel.load(dir), `ERR_SMOE_${code}`, message)
 })
 
 test('--format on load is plain rounding of the experts', async () => {

@@ -94,7 +94,7 @@ Json run_decode(BenchDevice& device, const Case& c, const Ceilings& ceilings, co
 
 Json run_prefill(BenchDevice& device, const Case& c, const Ceilings& ceilings, const Effort& effort) {
   Json line = describe(c, "prefill");
-  if (!c.format.prefill) return line.add("skipped", "the grouped GEMMs do not have this format");
+  if (c.hopper && !c.format.wgmma) return line.add("skipped", "not a format of the wgmma kernel");
   if (c.hopper && !device.has_wgmma()) return line.add("skipped", "this device has no wgmma");
   const int layers = effort.prefill_layers;
   const int64_t scratch = MoeRig::prefill_bytes(c.shape, c.tokens) + 6 * layers * c.tokens * c.shape.hidden;

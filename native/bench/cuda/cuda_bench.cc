@@ -62,7 +62,7 @@ std::vector<Plan> plans(const Options& options) {
       for (const int64_t tokens : few) plan.decode.push_back({shape, format, tokens});
       for (const int64_t tokens : many) {
         for (const bool hopper : {true, false}) {
-          if (format.prefill) plan.prefill.push_back({shape, format, tokens, Skew::Uniform, hopper});
+          if (!hopper || format.wgmma) plan.prefill.push_back({shape, format, tokens, Skew::Uniform, hopper});
         }
       }
       if (format.format != cu::AtomFormat::Bf16) continue;

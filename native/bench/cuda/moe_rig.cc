@@ -277,6 +277,7 @@ void MoeRig::prefill(int layer, int64_t tokens, bool hopper, int64_t first) {
   up.k = shape_.hidden;
   up.features = shape_.width;
   up.glu = true;
+  up.no_codes = up.bf16_only = format_.format == AtomFormat::Bf16;
   up.activation = Activation::Silu;
   up.x = planes(layer, first);
   up.x_stride = shape_.hidden;

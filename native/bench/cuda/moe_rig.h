@@ -22,7 +22,7 @@ struct WeightFormatSpec {
   cu::AtomFormat format;
   int group;  // columns per scale; 0: no scales
   cu::ScaleType scale_type;
-  bool prefill;  // the grouped GEMMs have it
+  bool wgmma;  // prefill on wgmma has it; on mma.sync every format
 };
 const std::vector<WeightFormatSpec>& bench_formats();
 

@@ -179,6 +179,9 @@ uint32_t lop3(uint32_t a, uint32_t b, uint32_t c) {
 uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c);
 // pack2() of types.h; one instruction on a GPU.
 inline uint32_t round_bf16x2(float low, float high) { return pack2(low, high); }
+// Approximate on a GPU.
+inline float fast_exp(float x) { return std::exp(x); }
+inline float fast_divide(float a, float b) { return a / b; }
 // An element offset as a product of sizes: 64 bits, checked.
 inline int64_t off(int64_t a, int64_t b, emu::Site at = emu::Site::here()) {
   int64_t product;

@@ -48,7 +48,10 @@ struct LatentFinishArgs {
 };
 
 // Softmax attention of every row and head over the cache, positions up to the row's own. A row's keys are added in an
-// order that depends on its position alone.
+// order that depends on its position alone, and nothing that a row does not see touches its bits, NaN included. So
+// attend_prefill gives the same bits wherever a prompt is cut, and attend_split whatever else is in the batch (with the
+// same `splits`). The two add in different orders, and differ by roundings: over an f32 cache by those of f32, over a
+// bf16 cache by those of queries and exponentials, which attend_prefill alone rounds to bf16. value_dim: at most 512.
 struct AttendArgs {
   const float* q = nullptr;  // rows of q_stride; head h at h * key_dim
   int64_t q_stride = 0;

@@ -116,7 +116,8 @@ SMOE_DEVICE void dot_step(const float* stage, int ty, int tx, float (&s)[4][4]) 
   }
 }
 
-// Scores become exponentials, which go to shared memory; older sums are taken to the new largest score.
+// Scores become exponentials, which go to shared memory, -0 for keys that a row does not see; older sums are taken to
+// the new largest score.
 template <int VC>
 SMOE_DEVICE void soften_tile(const AttendArgs& args, const RowBlock& block, int64_t from, bool partly, int ty, int tx,
                              float (&s)[4][4], float (&top)[4], float (&total)[4], float (&acc)[VC][4][4],
@@ -139,7 +140,8 @@ SMOE_DEVICE void soften_tile(const AttendArgs& args, const RowBlock& block, int6
     float sum = 0;
     SMOE_UNROLL
     for (int j = 0; j < 4; ++j) {
-      s[i][j] = expf(s[i][j] - base);
+      const int64_t key = from + tx + 16 * j;
+      s[i][j] = !partly || (key >= sees.begin && key < sees.end) ? expf(s[i][j] - base) : -0.0f;
       sum += s[i][j];
     }
     total[i] = fma(total[i], factor, sum);
@@ -156,18 +158,10 @@ SMOE_DEVICE void soften_tile(const AttendArgs& args, const RowBlock& block, int6
   }
 }
 
-// acc += weights * values of 16 keys, of which `from` is the position of the first. partly: keys that a row does not
-// see are left out, because a weight of 0 does not shield it from an infinity or NaN in their values.
+// acc += weights * values of 16 keys. partly: those of weight -0 are left out, because a weight of 0 does not shield a
+// row from an infinity or NaN in values that it does not see.
 template <int VC, bool partly>
-SMOE_DEVICE void mix_step(const float* stage, const float* weights, int ty, int tx, const RowBlock& block,
-                          int64_t window, int64_t from, float (&acc)[VC][4][4]) {
-  int low[4], high[4];
-  SMOE_UNROLL
-  for (int i = 0; partly && i < 4; ++i) {
-    const Visible sees = visible_of(block, block.token_of(4 * ty + i), window);
-    low[i] = static_cast<int>(sees.begin > from ? sees.begin - from : 0);
-    high[i] = static_cast<int>(sees.end - from);
-  }
+SMOE_DEVICE void mix_step(const float* stage, const float* weights, int ty, int tx, float (&acc)[VC][4][4]) {
   SMOE_UNROLL4
   for (int key = 0; key < kMixStep; ++key) {
     const Four p = lds_four(weights + key * kFmaWeightStride + 4 * ty);
@@ -176,7 +170,7 @@ SMOE_DEVICE void mix_step(const float* stage, const float* weights, int ty, int 
       const Four v = lds_four(stage + key * 64 * VC + 64 * c + 4 * tx);
       SMOE_UNROLL
       for (int i = 0; i < 4; ++i) {
-        if (partly && (key < low[i] || key >= high[i])) continue;
+        if (partly && bit_cast<uint32_t>(p.x[i]) == 0x80000000u) continue;
         SMOE_UNROLL
         for (int j = 0; j < 4; ++j) acc[c][i][j] = fma(p.x[i], v.x[j], acc[c][i][j]);
       }
@@ -186,7 +180,7 @@ SMOE_DEVICE void mix_step(const float* stage, const float* weights, int ty, int 
 
 // A thread has rows 4 * ty + i; of the scores, keys tx + 16 * j; of the result, columns 64 * c + 4 * tx + j.
 template <int VC>
-SMOE_KERNEL(kFmaThreads, VC == 2 ? 2 : 1)
+SMOE_KERNEL(kFmaThreads, 1)
 prefill_fma(AttendArgs args) {
   using S = FmaShape<VC>;
   SMOE_SMEM_DYN(float, shared);
@@ -239,9 +233,9 @@ prefill_fma(AttendArgs args) {
       cp_commit();
       const float* const from = weights + key * kFmaWeightStride;
       if (partly)
-        mix_step<VC, true>(stage, from, ty, tx, block, args.window, at + key, acc);
+        mix_step<VC, true>(stage, from, ty, tx, acc);
       else
-        mix_step<VC, false>(stage, from, ty, tx, block, args.window, at + key, acc);
+        mix_step<VC, false>(stage, from, ty, tx, acc);
     }
   }
   pdl_trigger();

@@ -51,14 +51,20 @@ SMOE_DEVICE void load_rows(bf16* to, const bf16* from, int keys, int dim, int lo
 // The block's queries as bf16; zeros for rows that are none.
 SMOE_DEVICE void load_queries(const AttendArgs& args, const RowBlock& block, int rows, int warps, bf16* q) {
   const int dim = args.cache.key_dim, width = round_up16(dim), stride = row_stride(dim);
+  const bool pairs = (args.q_stride | dim) % 2 == 0;
   for (int row = warp(); row < rows; row += warps) {
     const bool real = block.real(row);
-    const float* const from =
-        real ? args.q + off(block.token0 + block.token_of(row), args.q_stride) + off(block.head_of(row), dim) : args.q;
+    const int64_t first = off(block.token0 + block.token_of(row), args.q_stride) + off(block.head_of(row), dim);
     for (int at = 2 * lane(); at < width; at += 64) {
-      const float low = real && at < dim ? ldg(from + at) : 0.0f,
-                  high = real && at + 1 < dim ? ldg(from + at + 1) : 0.0f;
-      sts(reinterpret_cast<uint32_t*>(q + row * stride + at), round_bf16x2(low, high));
+      float two[2] = {0, 0};
+      if (real && pairs && at < dim) {
+        const U32x2 read = ldg(reinterpret_cast<const U32x2*>(args.q + first + at));
+        two[0] = bit_cast<float>(read.x[0]);
+        two[1] = bit_cast<float>(read.x[1]);
+      } else if (real) {
+        for (int i = 0; i < 2; ++i) two[i] = at + i < dim ? ldg(args.q + first + at + i) : 0.0f;
+      }
+      sts(reinterpret_cast<uint32_t*>(q + row * stride + at), round_bf16x2(two[0], two[1]));
     }
   }
 }

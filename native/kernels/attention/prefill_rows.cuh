@@ -5,11 +5,15 @@
 // see leaves its sums as they were: what is added in which order follows from a row's position and the window alone.
 #pragma once
 
+#include "cuda/cu.h"
 #include "kernels/attention/attention_args.h"
 #include "kernels/attention/kv_pages.cuh"
 #include "kernels/norm/planes.cuh"
 
 namespace smoe::cu {
+
+// The half of attend_prefill for f32 caches, compiled on its own. value_dim: at most 512.
+int launch_prefill_fma(Stream stream, const AttendArgs& args);
 
 // Heads of one KV head that share a block of `rows` rows: all, or equal parts of them.
 struct HeadShare {

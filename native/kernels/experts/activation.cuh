@@ -9,7 +9,7 @@ namespace smoe::cu {
 SMOE_DEVICE float activate_plain(Activation kind, float x, float alpha = 1) {
   switch (kind) {
     case Activation::Silu:
-      return x / (1 + expf(-alpha * x));
+      return fast_divide(x, 1 + fast_exp(-alpha * x));
     case Activation::GeluTanh:
       return 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));  // sqrt(2/pi)
     case Activation::GeluErf:

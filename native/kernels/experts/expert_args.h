@@ -52,10 +52,12 @@ struct DownCombineArgs {
 struct GroupedGemmArgs {
   const AtomMatrix* weights = nullptr;  // [E] on the device
   int experts = 0;
-  int64_t k = 0;          // columns of the matrices
-  int64_t features = 0;   // gated: I, a multiple of 8; else the rows of the matrices
-  bool glu = false;       // gate and up rows by 8 + 8: h = act(g) * u
-  bool activate = false;  // plain MLP: h = act(u)
+  int64_t k = 0;           // columns of the matrices
+  int64_t features = 0;    // gated: I, a multiple of 8; else the rows of the matrices
+  bool glu = false;        // gate and up rows by 8 + 8: h = act(g) * u
+  bool activate = false;   // plain MLP: h = act(u)
+  bool no_codes = false;   // every matrix is of bf16 parts: the kernels without codes may be taken
+  bool bf16_only = false;  // every matrix is AtomFormat::Bf16: wgmma, too, may be taken
   ActivationSpec activation;
   const float* gate_bias = nullptr;  // [E, features] or null, glu only
   const float* bias = nullptr;       // [E, features] or null: of up, or of the plain map
@@ -66,7 +68,6 @@ struct GroupedGemmArgs {
   const int32_t* offset = nullptr;   // [E + 1]
   int64_t max_rows = 0;              // P at most: sizes the grid and the choice of tiles
   int max_groups = 0;                // experts with rows at most: min(E, P)
-  bool bf16_only = false;            // every matrix is AtomFormat::Bf16: wgmma may be taken
   Planes out;                        // [P, features], data null: out_f32 instead
   float* out_f32 = nullptr;          // [P, features]
   int blocks = 0;                    // SMs

@@ -39,7 +39,7 @@ struct GemmOperands {
   int64_t row[GemmShape<TN>::kCopies];
 };
 
-// A fragments of one k16 step from what lies in shared memory: the place for other formats.
+// A fragments of one k16 step from what lies in shared memory.
 SMOE_DEVICE U32x4 a_fragment(const unsigned char* weights, int block, int atom) {
   return lds(reinterpret_cast<const U32x4*>(weights) + (block * kStageAtoms + atom) * 32 + lane());
 }
@@ -47,6 +47,38 @@ SMOE_DEVICE U32x4 a_fragment(const unsigned char* weights, int block, int atom) 
 // Whether every 16-byte chunk of the rows is aligned and lies wholly inside.
 SMOE_DEVICE bool rows_aligned(const Planes& x, int64_t stride, int64_t step, int64_t k) {
   return (reinterpret_cast<uintptr_t>(x.data) | static_cast<uintptr_t>((x.step | stride | step | k) * 2)) % 16 == 0;
+}
+
+template <int TN>
+SMOE_DEVICE bf16* stage_tokens(unsigned char* stage) {
+  return reinterpret_cast<bf16*>(stage + GemmShape<TN>::kWeightBytes);
+}
+
+// Columns [32 at, 32 at + 32) of part `part` of the rows.
+template <int TN>
+SMOE_DEVICE void load_tokens(const GemmOperands<TN>& in, int64_t at, int part, unsigned char* stage) {
+  const bf16* const x = in.x + off(part, in.x_step);
+  bf16* const tokens = stage_tokens<TN>(stage);
+  SMOE_UNROLL
+  for (int i = 0; i < GemmShape<TN>::kCopies; ++i) {
+    const int chunk = tid() + i * kGemmThreads;
+    if (chunk >= TN * 4) break;
+    const int64_t k = at * kStageK + chunk % 4 * 8;
+    bf16* const to = tokens + chunk / 4 * kTokenStride + chunk % 4 * 8;
+    const bool real = in.row[i] >= 0 && k < in.k;
+    if (in.aligned) {
+      cp16(to, real ? x + in.row[i] + k : in.x, real);
+    } else {
+      SMOE_UNROLL4
+      for (int j = 0; j < 8; ++j) sts(to + j, real && k + j < in.k ? ldg(x + in.row[i] + k + j) : bf16{0});
+    }
+  }
+}
+
+// B fragments of 16 tokens from `token` on, k16 step `step` of the stage: r[0], r[1] of the first eight.
+SMOE_DEVICE void load_token_pair(uint32_t (&r)[4], const bf16* tokens, int token, int step) {
+  const int row = token + lane() / 16 * 8 + lane() % 8;
+  ldmatrix_x4(r, tokens + row * kTokenStride + step * 16 + lane() / 8 % 2 * 8);
 }
 
 template <int TN>
@@ -65,22 +97,7 @@ SMOE_DEVICE void load_stage(const GemmOperands<TN>& in, int64_t step, unsigned c
     const int64_t from = off(in.block0 + block, atoms) + atom0 + atom;
     cp16(stage + chunk * 16, real ? weights + from * 32 + chunk % 32 : in.atoms, real);
   }
-  const bf16* const x = in.x + off(q, in.x_step);
-  bf16* const tokens = reinterpret_cast<bf16*>(stage + GemmShape<TN>::kWeightBytes);
-  SMOE_UNROLL
-  for (int i = 0; i < GemmShape<TN>::kCopies; ++i) {
-    const int chunk = tid() + i * kGemmThreads;
-    if (chunk >= TN * 4) break;
-    const int64_t k = atom0 * kAtomCols + chunk % 4 * 8;
-    bf16* const to = tokens + chunk / 4 * kTokenStride + chunk % 4 * 8;
-    const bool real = in.row[i] >= 0 && k < in.k;
-    if (in.aligned) {
-      cp16(to, real ? x + in.row[i] + k : in.x, real);
-    } else {
-      SMOE_UNROLL4
-      for (int j = 0; j < 8; ++j) sts(to + j, real && k + j < in.k ? ldg(x + in.row[i] + k + j) : bf16{0});
-    }
-  }
+  load_tokens<TN>(in, step % steps, q, stage);
 }
 
 template <int TN>
@@ -97,8 +114,8 @@ SMOE_DEVICE void multiply_tile(const GemmOperands<TN>& in, unsigned char* ring,
   for (int64_t step = 0; step < steps; ++step) {
     cp_wait<kStages - 2>();
     sync();
-    const unsigned char* const stage = ring + step % kStages * S::kStageBytes;
-    const bf16* const tokens = reinterpret_cast<const bf16*>(stage + S::kWeightBytes);
+    unsigned char* const stage = ring + step % kStages * S::kStageBytes;
+    const bf16* const tokens = stage_tokens<TN>(stage);
     SMOE_UNROLL
     for (int atom = 0; atom < kStageAtoms; ++atom) {
       U32x4 a[S::kBlocks];
@@ -107,8 +124,7 @@ SMOE_DEVICE void multiply_tile(const GemmOperands<TN>& in, unsigned char* ring,
       SMOE_UNROLL
       for (int tile = 0; tile < S::kTiles; tile += 2) {
         uint32_t r[4];
-        const int token = across + tile * 8 + lane() / 16 * 8 + lane() % 8;
-        ldmatrix_x4(r, tokens + token * kTokenStride + atom * 16 + lane() / 8 % 2 * 8);
+        load_token_pair(r, tokens, across + tile * 8, atom);
         const uint32_t b0[2] = {r[0], r[1]}, b1[2] = {r[2], r[3]};
         SMOE_UNROLL
         for (int b = 0; b < S::kBlocks; ++b) {

@@ -1,8 +1,9 @@
 // P3, P4: grouped GEMM over the rows of a dispatch (specs/cuda-kernels.md 2.7) on mma.sync: any format, any GPU.
 #pragma once
 
-#include "kernels/experts/gemm_tile.cuh"
+#include "kernels/experts/gemm_codes.cuh"
 #include "kernels/experts/grouped_store.cuh"
+#include "kernels/experts/multiply_rows.cuh"
 
 namespace smoe::cu {
 
@@ -10,7 +11,8 @@ namespace smoe::cu {
 template <int TN>
 constexpr int kGroupedShared = GemmShape<TN>::kBytes + 8 * store_floats(GemmShape<TN>::kBlocks) * 4;
 
-template <int TN>
+// codes: whether matrices may be of codes.
+template <int TN, bool codes>
 SMOE_KERNEL(kGemmThreads, 1)
 grouped_gemm(GroupedGemmArgs args) {
   using S = GemmShape<TN>;
@@ -30,10 +32,6 @@ grouped_gemm(GroupedGemmArgs args) {
   float* const scratch = reinterpret_cast<float*>(ring + S::kBytes) + warp() * store_floats(S::kBlocks);
   for (int index = bid(); index < tiles; index += nblocks()) {
     const GroupedTile tile = tile_at<TN>(args, kGemmBlocks, prefix, index);
-    const AtomMatrix* const matrix = args.weights + tile.expert;
-    in.atoms = ldg(&matrix->atoms);
-    in.part_step = ldg(&matrix->part_step);
-    in.weight_parts = ldg(&matrix->format) == AtomFormat::Bf16x3 ? 3 : 1;
     in.block0 = tile.block0;
     SMOE_UNROLL
     for (int i = 0; i < S::kCopies; ++i) {
@@ -42,7 +40,7 @@ grouped_gemm(GroupedGemmArgs args) {
           row >= tile.stop || at >= TN ? -1 : off(args.gather != nullptr ? ldg(args.gather + row) : row, args.x_stride);
     }
     float acc[S::kBlocks][S::kTiles][4] = {};
-    multiply_tile<TN>(in, ring, acc);
+    multiply_any_tile<TN, codes>(&in, load_matrix<false>(args.weights + tile.expert), ring, acc);
     const int block = tile.block0 + warp() % S::kWarpsDown * S::kBlocks;
     const int row0 = tile.row0 + warp() / S::kWarpsDown * S::kTiles * 8;
     store_sums<S::kBlocks, S::kTiles>(args, tile, block, row0, scratch,

@@ -55,7 +55,7 @@ SMOE_DEVICE void store8(const GroupedGemmArgs& args, int64_t at, int64_t left, b
       U32x4 eight;
       SMOE_UNROLL
       for (int i = 0; i < 8; i += 2) {
-        eight.x[i / 2] = pack2(v[i], v[i + 1]);
+        eight.x[i / 2] = round_bf16x2(v[i], v[i + 1]);
         v[i] -= to_float(half_of(eight.x[i / 2], 0));
         v[i + 1] -= to_float(half_of(eight.x[i / 2], 1));
       }
@@ -78,7 +78,8 @@ SMOE_DEVICE void store_sums(const GroupedGemmArgs& args, const GroupedTile& tile
                             Sum sum) {
   constexpr int kPitch = store_pitch(kBlocks);
   const bool aligned = outputs_aligned(args);
-  const int chunks = kBlocks * (args.glu ? 1 : 2);  // of eight outputs, per row
+  static_assert((kBlocks & (kBlocks - 1)) == 0, "a power of two");
+  const int chunks = kBlocks * (args.glu ? 1 : 2), shift = popc(static_cast<uint32_t>(chunks - 1));  // of 8 outputs
   const int64_t bias0 = off(tile.expert, args.features);
   for (int pass = 0; pass < kTiles / 2; ++pass) {
     const int base = row0 + pass * kStoreRows;
@@ -97,10 +98,10 @@ SMOE_DEVICE void store_sums(const GroupedGemmArgs& args, const GroupedTile& tile
     }
     sync_warp();
     for (int i = lane(); i < kStoreRows * chunks; i += 32) {
-      const int row = base + i / chunks, chunk = i % chunks;
+      const int at = i >> shift, chunk = i & (chunks - 1), row = base + at;
       const int64_t feature = off(block, args.glu ? 8 : 16) + chunk * 8, left = args.features - feature;
       if (row >= tile.stop || left <= 0) continue;
-      const float* const sums = scratch + i / chunks * kPitch + chunk * (args.glu ? 16 : 8);
+      const float* const sums = scratch + at * kPitch + chunk * (args.glu ? 16 : 8);
       const float scale = args.row_scale != nullptr ? ldg(args.row_scale + row) : 1.0f;
       float v[8];
       load8(sums, v);

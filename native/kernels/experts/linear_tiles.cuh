@@ -2,12 +2,13 @@
 // blocks that run together share weights.
 #pragma once
 
-#include "kernels/experts/gemm_tile.cuh"
+#include "kernels/experts/gemm_codes.cuh"
 #include "kernels/experts/linear_store.cuh"
 
 namespace smoe::cu {
 
-template <int TN>
+// codes: whether the weights are.
+template <int TN, bool codes>
 SMOE_KERNEL(kGemmThreads, 1)
 linear_tiles(LinearArgs args) {
   using S = GemmShape<TN>;
@@ -15,20 +16,20 @@ linear_tiles(LinearArgs args) {
   pdl_wait();
   const int64_t tokens = linear_tokens(args);
   GemmOperands<TN> in;
-  in.part_step = args.weight.part_step;
-  in.weight_parts = args.weight.format == AtomFormat::Bf16x3 ? 3 : 1;
-  in.blocks = row_blocks(args.rows);
+  // The maps' row blocks lie one after the other; those of the next one that a tile reads are not stored.
+  const int64_t blocks = row_blocks(args.rows);
+  in.blocks = off(args.batch, blocks);
   in.x_step = args.x.step;
   in.x_parts = args.x.parts;
   in.k = args.k;
   in.aligned = rows_aligned(args.x, args.x_stride, args.x_step, args.k);
-  const int64_t token_tiles = (tokens + TN - 1) / TN, row_tiles = (in.blocks + kGemmBlocks - 1) / kGemmBlocks;
+  const int64_t token_tiles = (tokens + TN - 1) / TN, row_tiles = (blocks + kGemmBlocks - 1) / kGemmBlocks;
   const int64_t tiles = off(args.batch, row_tiles * token_tiles);
   for (int64_t tile = bid(); tile < tiles; tile += nblocks()) {
     const int64_t token0 = tile % token_tiles * TN;
     const int map = static_cast<int>(tile / token_tiles / row_tiles);
-    in.atoms = args.weight.atoms + off(map, in.blocks) * atoms_along(args.k) * 32;
-    in.block0 = tile / token_tiles % row_tiles * kGemmBlocks;
+    const int64_t local = tile / token_tiles % row_tiles * kGemmBlocks;
+    in.block0 = off(map, blocks) + local;
     in.x = args.x.data + off(map, args.x_step);
     SMOE_UNROLL
     for (int i = 0; i < S::kCopies; ++i) {
@@ -36,8 +37,8 @@ linear_tiles(LinearArgs args) {
       in.row[i] = row < TN && token0 + row < tokens ? off(token0 + row, args.x_stride) : -1;
     }
     float acc[S::kBlocks][S::kTiles][4] = {};
-    multiply_tile<TN>(in, ring, acc);
-    const int64_t block0 = in.block0 + warp() % S::kWarpsDown * S::kBlocks;
+    multiply_any_tile<TN, codes>(&in, args.weight, ring, acc);
+    const int64_t block0 = local + warp() % S::kWarpsDown * S::kBlocks;
     const int64_t first = token0 + warp() / S::kWarpsDown * S::kTiles * 8;
     SMOE_UNROLL
     for (int b = 0; b < S::kBlocks; ++b) {

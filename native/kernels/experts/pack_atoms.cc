@@ -102,12 +102,13 @@ size_t scale_type_bytes(cu::ScaleType type) {
 
 }  // namespace
 
-bool plan_atoms(const std::vector<const PackedMatrix*>& matrices, AtomPlan* plan) {
+bool plan_atoms(const std::vector<const PackedMatrix*>& matrices, int64_t padded_cols, AtomPlan* plan) {
   AtomPlan made;
   Mapping first;
   if (matrices.empty() || !mapping_of(*matrices[0], &first)) return false;
   made.format = first.format;
   made.cols = matrices[0]->cols;
+  made.padded_cols = padded_cols;
   made.mul = matrices[0]->mul;
   int64_t group = 0;
   for (const PackedMatrix* matrix : matrices) {
@@ -117,7 +118,7 @@ bool plan_atoms(const std::vector<const PackedMatrix*>& matrices, AtomPlan* plan
     made.fold_mul = made.fold_mul || matrix->mul != made.mul;
     group = std::gcd(group, matrix->group);
   }
-  if (made.cols % 2 != 0) return false;
+  if (padded_cols < made.cols || padded_cols % 2 != 0) return false;
   int group_cols = 0, atom_cols = 0;
   cu::with_layout(made.format, [&](auto layout) {
     group_cols = decltype(layout)::kGroupCols;
@@ -138,9 +139,9 @@ bool plan_atoms(const std::vector<const PackedMatrix*>& matrices, AtomPlan* plan
   }
   made.scale_type = needed.type();
   made.group = static_cast<int>(group);
-  made.groups = cu::atom_groups(made.format, made.cols, group);
-  made.atom_bytes = static_cast<size_t>(cu::atoms_along(made.cols, atom_cols)) * 512;
-  made.scale_bytes = static_cast<size_t>(made.groups * cu::kAtomRows) * scale_type_bytes(made.scale_type);
+  made.atom_bytes = static_cast<size_t>(cu::atoms_along(padded_cols, atom_cols)) * 512;
+  made.scale_bytes = static_cast<size_t>(cu::atom_groups(made.format, padded_cols, group) * cu::kAtomRows) *
+                     scale_type_bytes(made.scale_type);
   *plan = made;
   return true;
 }
@@ -164,7 +165,8 @@ void pack_atom_block(const AtomPlan& plan, const AtomRow* rows, void* atoms, voi
   cu::with_layout(plan.format, [&](auto layout) {
     using Layout = decltype(layout);
     // Room for what a CPU chunk adds past the last atom.
-    const size_t padded = static_cast<size_t>(cu::atoms_along(plan.cols, Layout::kCols) * Layout::kCols), room = 64;
+    const size_t padded = static_cast<size_t>(cu::atoms_along(plan.padded_cols, Layout::kCols) * Layout::kCols),
+                 room = 64;
     scratch->assign(cu::kAtomRows * (padded + room), Layout::kZeroCode);
     const uint8_t* codes[cu::kAtomRows];
     for (size_t j = 0; j < cu::kAtomRows; ++j) {
@@ -188,7 +190,7 @@ void pack_atom_block(const AtomPlan& plan, const AtomRow* rows, void* atoms, voi
         if (zeros != nullptr) store(plan.scale_type, zeros, to, row_zeros[from]);
       }
     }
-    cu::pack_code_block(layout, codes, plan.cols, static_cast<cu::U32x4*>(atoms));
+    cu::pack_code_block(layout, codes, plan.padded_cols, static_cast<cu::U32x4*>(atoms));
   });
 }
 

@@ -4,7 +4,7 @@
 //   w2 -> T2: u - 2 = -((3 - u) - 1), so codes 3 - u, and scales and zero points negated
 //
 // NF4 (its values need more than bf16) and wn (a second scale per plane) have no atoms; nor have groups that are no
-// multiple of the format's kGroupCols, and odd widths. Such matrices are decoded instead.
+// multiple of the format's kGroupCols. Such matrices are decoded instead.
 #pragma once
 
 #include <vector>
@@ -22,12 +22,13 @@ struct AtomPlan {
   bool fold_mul = false;  // the matrices' factors differ: they are in the scales
   int group = 0;          // of AtomMatrix
   float mul = 1;
-  int64_t cols = 0, groups = 0;
+  int64_t cols = 0, padded_cols = 0;       // of the matrices; of the map, zeros past `cols`
   size_t atom_bytes = 0, scale_bytes = 0;  // of one row block; zero points take scale_bytes too
 };
 
-// False: the codes of these matrices have no atom format, or no common one.
-bool plan_atoms(const std::vector<const PackedMatrix*>& matrices, AtomPlan* plan);
+// For matrices of one width below each other, in a map of padded_cols >= cols columns, which is even. False: their
+// codes have no atom format, or no common one.
+bool plan_atoms(const std::vector<const PackedMatrix*>& matrices, int64_t padded_cols, AtomPlan* plan);
 
 // Where a row of a row block comes from; no matrix: padding, which is zero.
 struct AtomRow {

@@ -19,7 +19,7 @@ struct SampleArgs {
   const float* logits = nullptr;  // [V]
   int64_t vocab = 0;
   const StepInput* step = nullptr;
-  void* scratch = nullptr;  // sample_scratch_bytes(vocab)
+  void* scratch = nullptr;  // sample_scratch_bytes(vocab), 8-byte aligned; what it holds does not matter
   int32_t* token = nullptr;
 };
 

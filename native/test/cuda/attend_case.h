@@ -48,8 +48,9 @@ using AttendLaunch = int (*)(Stream, const AttendArgs&);
 // The parts that one run gives, after a check that rows of real tokens and no others were written. Without a launch:
 // attend_split and attend_merge.
 inline std::vector<bf16> run_attend(const AttendCase& c, const AttendInputs& in, const Run& run,
-                                    AttendLaunch whole = nullptr) {
+                                    AttendLaunch whole = nullptr, emu::Traffic* traffic = nullptr) {
   Gpu gpu(run);
+  gpu.count_traffic(traffic != nullptr);
   KvCache cache(gpu, std::max<int64_t>(in.end, 1), c.kv_heads, c.key_dim, c.latent ? 0 : c.value_dim, c.f32);
   cache.fill(in.end, [&](int64_t position, int head, bool value, int i) {
     return value ? in.values[static_cast<size_t>((head * in.end + position) * c.value_dim + i)]
@@ -85,6 +86,7 @@ inline std::vector<bf16> run_attend(const AttendCase& c, const AttendInputs& in,
   REQUIRE(gpu.fault() == "");
   REQUIRE(out.unwritten_bytes() ==
           static_cast<size_t>((c.max_tokens - c.tokens) * c.heads * c.value_dim * c.parts) * 2);
+  if (traffic != nullptr) gpu.read_traffic(traffic);
   return out.download();
 }
 

@@ -169,6 +169,37 @@ TEST_CASE("attend_prefill: what later tokens hold does not reach earlier ones") 
   }
 }
 
+#ifndef SMOE_TEST_ON_GPU
+TEST_CASE("attend_prefill: no bank conflicts, whole sectors") {
+  for (const int value_dim : {128, 256, 512}) {
+    for (const bool f32 : {true, false}) {
+      AttendCase c{4, 4, 70, 4, 1, 128, value_dim};
+      if (value_dim == 512) {
+        c.key_dim = 576;
+        c.latent = true;
+      }
+      c.f32 = f32;
+      CAPTURE(value_dim);
+      CAPTURE(f32);
+      emu::Traffic traffic;
+      run_attend(c, AttendInputs(c), all_runs()[0], &launch_attend_prefill, &traffic);
+      int shared = 0;
+      for (const auto& [number, line] : traffic.lines()) {
+        CAPTURE(number);
+        if (line.kind == emu::AccessKind::GlobalRead) {
+          // The queries of the case begin in the middle of a sector.
+          CHECK(32 * line.sectors <= line.bytes + line.bytes / 8);
+        } else if (line.kind != emu::AccessKind::GlobalWrite) {
+          ++shared;
+          CHECK(line.worst_ways == 1);
+        }
+      }
+      CHECK(shared >= 2);
+    }
+  }
+}
+#endif
+
 TEST_CASE("attend_prefill: too wide values are refused") {
   Gpu gpu;
   AttendArgs args;

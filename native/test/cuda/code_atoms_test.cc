@@ -1,4 +1,5 @@
 // Atoms of codes: every layout is a bijection, every code is read back exactly, and packed matrices keep their values.
+#include "code_element.h"
 #include "coded_matrix.h"
 #include "emu_test.h"
 #include "kernels/experts/multiply_codes.cuh"
@@ -8,22 +9,6 @@ using namespace smoe::cu;
 using namespace smoe::cu::test;
 
 namespace {
-
-// What a code of an atom stands for.
-float value_of(AtomFormat format, int code) {
-  switch (format) {
-    case AtomFormat::W8:
-      return static_cast<float>(code - 128);
-    case AtomFormat::W4:
-      return static_cast<float>(code - 8);
-    case AtomFormat::T2:
-      return static_cast<float>(code - 1);
-    case AtomFormat::F8:
-      return to_float(e4m3{static_cast<uint8_t>(code)});
-    default:
-      return format_info(WeightFormat::W4C)->value(code, 0);
-  }
-}
 
 template <class Codes>
 void check_layout() {
@@ -75,8 +60,8 @@ void check_fragments() {
             const Element at = a16_element(lane, reg, half);
             const int code = codes[static_cast<size_t>(at.row)][static_cast<size_t>(16 * step + at.col)];
             if (Codes::kFormat == AtomFormat::F8 && (code & 0x7F) == 0x7F) continue;  // NaN, refused before
-            const bf16 expected = to_bf16(value_of(Codes::kFormat, code));
-            REQUIRE(to_float(expected) == value_of(Codes::kFormat, code));
+            const bf16 expected = to_bf16(code_value(Codes::kFormat, code));
+            REQUIRE(to_float(expected) == code_value(Codes::kFormat, code));
             REQUIRE(half_of(a[reg], half).bits == expected.bits);
           }
         }
@@ -85,32 +70,8 @@ void check_fragments() {
   }
 }
 
-float host_value(const std::vector<unsigned char>& plane, ScaleType type, int64_t at) {
-  const size_t index = static_cast<size_t>(at);
-  if (type == ScaleType::E8m0) return std::ldexp(1.0f, plane[index] - 127);
-  if (type == ScaleType::F16) return to_float(reinterpret_cast<const f16*>(plane.data())[index]);
-  return reinterpret_cast<const float*>(plane.data())[index];
-}
-
-// The element (row, col) that atoms hold, as the kernels compute it.
 float element(const CodeAtoms& m, int64_t row, int64_t col) {
-  float value = 0;
-  with_layout(m.plan.format, [&](auto layout) {
-    using Layout = decltype(layout);
-    const int64_t atoms = atoms_along(m.plan.cols, Layout::kCols), block = row / 16;
-    const CodePlace at = Layout::place(static_cast<int>(row % 16), static_cast<int>(col % Layout::kCols));
-    const uint32_t word = m.atoms[static_cast<size_t>((block * atoms + col / Layout::kCols) * 32 + at.lane)].x[at.word];
-    uint32_t code = 0;
-    for (int bit = 0; bit < Layout::kBits; ++bit) {
-      if ((word & Layout::spread(1u << bit, at.slot)) != 0) code |= 1u << bit;
-    }
-    const int64_t group = m.plan.group > 0 ? col / m.plan.group : 0;
-    const int64_t index = (block * m.plan.groups + group) * 16 + row % 16;
-    value = value_of(m.plan.format, static_cast<int>(code));
-    if (m.plan.zeros) value -= host_value(m.zeros, m.plan.scale_type, index);
-    value *= host_value(m.scales, m.plan.scale_type, index) * m.plan.mul;
-  });
-  return value;
+  return code_element(m.view(m.atoms.data(), m.scales.data(), m.zeros.data()), m.plan.padded_cols, row, col);
 }
 
 const std::vector<CodeSpec> kSpecs = {
@@ -207,6 +168,23 @@ TEST_CASE("codes: gate and up of different groups and formats meet where they ca
   }
 }
 
+TEST_CASE("codes: columns past the matrix are zero") {
+  unsigned seed = 60;
+  for (const CodeSpec& spec : kSpecs) {
+    if (spec.group == 0 && spec.asymmetric) continue;  // of codes that are zero, but for the zero point
+    const int cols = spec.group > 0 ? 2 * spec.group : 41;
+    const CodedMatrix m = coded_matrix(spec, 20, cols, seed++);
+    const int padding = 96 - cols % 2;
+    const CodeAtoms wide(m.packed, padding);
+    for (int64_t row = 0; row < 32; ++row) {
+      for (int64_t col = 0; col < cols + padding; ++col) {
+        const bool real = row < 20 && col < cols;
+        REQUIRE(element(wide, row, col) == (real ? m.values[static_cast<size_t>(row * cols + col)] : 0));
+      }
+    }
+  }
+}
+
 TEST_CASE("codes: types of scales") {
   const auto type = [](const CodeSpec& c) { return CodeAtoms(coded_matrix(c, 20, 128, 5).packed).plan.scale_type; };
   CHECK(type({WeightFormat::W4C, 32}) == ScaleType::E8m0);
@@ -219,7 +197,7 @@ TEST_CASE("codes: what has no atoms") {
   AtomPlan plan;
   const auto planned = [&](const CodeSpec& c, int cols) {
     const CodedMatrix m = coded_matrix(c, 20, cols, 6);
-    return plan_atoms({&m.packed}, &plan);
+    return plan_atoms({&m.packed}, cols, &plan);
   };
   CHECK(planned({WeightFormat::W4, 32}, 64));
   CHECK_FALSE(planned({WeightFormat::W4C, 32, false, 2}, 64));  // NF4
@@ -229,6 +207,7 @@ TEST_CASE("codes: what has no atoms") {
   CHECK_FALSE(planned({WeightFormat::W4}, 41));
   const CodedMatrix four = coded_matrix({WeightFormat::W4, 32}, 16, 64, 7),
                     eight = coded_matrix({WeightFormat::W8, 32}, 16, 64, 8);
-  CHECK_FALSE(plan_atoms({&four.packed, &eight.packed}, &plan));
-  CHECK_FALSE(plan_atoms({}, &plan));
+  CHECK_FALSE(plan_atoms({&four.packed, &eight.packed}, 64, &plan));
+  CHECK_FALSE(plan_atoms({&four.packed}, 62, &plan));
+  CHECK_FALSE(plan_atoms({}, 64, &plan));
 }

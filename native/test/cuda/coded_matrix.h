@@ -87,10 +87,10 @@ struct CodeAtoms {
   std::vector<U32x4> atoms;
   std::vector<unsigned char> scales, zeros;
 
-  // row(block, j): an AtomRow.
+  // row(block, j): an AtomRow. padding: columns past the matrices.
   template <class Row>
-  CodeAtoms(const std::vector<const PackedMatrix*>& matrices, int64_t blocks, Row row) {
-    REQUIRE(plan_atoms(matrices, &plan));
+  CodeAtoms(const std::vector<const PackedMatrix*>& matrices, int64_t blocks, Row row, int64_t padding = 0) {
+    REQUIRE(plan_atoms(matrices, matrices[0]->cols + padding, &plan));
     const size_t words = plan.atom_bytes / sizeof(U32x4), count = static_cast<size_t>(blocks);
     atoms.resize(count * words);
     scales.resize(count * plan.scale_bytes);
@@ -103,9 +103,10 @@ struct CodeAtoms {
                       plan.zeros ? zeros.data() + block * plan.scale_bytes : nullptr, &scratch);
     }
   }
-  explicit CodeAtoms(const PackedMatrix& matrix)
-      : CodeAtoms({&matrix}, row_blocks(matrix.rows),
-                  [&](int64_t block, int j) { return atom_row(matrix, block, j); }) {}
+  explicit CodeAtoms(const PackedMatrix& matrix, int64_t padding = 0)
+      : CodeAtoms(
+            {&matrix}, row_blocks(matrix.rows), [&](int64_t block, int j) { return atom_row(matrix, block, j); },
+            padding) {}
   CodeAtoms(const PackedMatrix& gate, const PackedMatrix& up)
       : CodeAtoms({&gate, &up}, glu_row_blocks(gate.rows),
                   [&](int64_t block, int j) { return atom_row(gate, up, block, j); }) {}

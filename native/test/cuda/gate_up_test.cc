@@ -1,6 +1,4 @@
 // Packing, and K2 against double.
-#include <functional>
-
 #include "expert_layer.h"
 
 using namespace smoe;
@@ -12,13 +10,13 @@ namespace {
 struct Launch {
   int blocks = 4;
   int max_tokens = 64;
-  bool general = false;  // the kernel for parts although bf16_only holds
-  std::function<void(Gpu&)> before = nullptr, after = nullptr;
+  bool general = false;             // the kernel for parts although bf16_only holds
+  emu::Traffic* traffic = nullptr;  // to be counted
 };
 
 std::vector<bf16> run_gate_up(const ExpertInputs& in, const Run& mode, uint64_t seed, const Launch& how) {
   Gpu gpu(mode, seed);
-  if (how.before) how.before(gpu);
+  gpu.count_traffic(how.traffic != nullptr);
   auto weights = gate_up_matrices(gpu, in);
   auto gate_bias = gpu.constant(in.gate_bias, "gate bias"), up_bias = gpu.constant(in.up_bias, "up bias");
   auto x = gpu.array(planes_of(in.x, in.c.x_parts), "x");
@@ -44,7 +42,7 @@ std::vector<bf16> run_gate_up(const ExpertInputs& in, const Run& mode, uint64_t 
   REQUIRE(launch_gate_up(gpu.stream(), args) == 0);
   REQUIRE(gpu.fault() == "");
   REQUIRE(h.unwritten_bytes() == 0);
-  if (how.after) how.after(gpu);
+  if (how.traffic != nullptr) gpu.read_traffic(how.traffic);
   return h.download();
 }
 
@@ -298,10 +296,7 @@ TEST_CASE("gate_up: a token's bits do not depend on its batch, nor on the tile c
 TEST_CASE("gate_up: every atom is read as 16 whole sectors") {
   const ExpertInputs in(ExpertCase{3, 4, 2, 128, 16, 60});
   emu::Traffic traffic;
-  Launch how{2, 3};
-  how.before = [](Gpu& gpu) { gpu.emulated().options.traffic = true; };
-  how.after = [&](Gpu& gpu) { traffic = gpu.emulated().engine().traffic(); };
-  run_gate_up(in, all_runs()[0], 1, how);
+  run_gate_up(in, all_runs()[0], 1, {2, 3, false, &traffic});
   uint64_t atoms = 0;
   for (const auto& [number, line] : traffic.lines()) {
     if (line.kind != emu::AccessKind::GlobalRead || line.bytes != 512 * line.instructions) continue;

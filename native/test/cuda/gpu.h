@@ -19,8 +19,11 @@ class Gpu {
   }
   Stream stream() { return &device_; }
   static bool has_wgmma() { return true; }
-  // Of the emulation alone: tests that use it are left out under SMOE_TEST_ON_GPU.
-  emu::Device& emulated() { return device_; }
+  // Of the emulation alone; a GPU has what it has and counts nothing. What is found in the counts stands under
+  // #ifndef SMOE_TEST_ON_GPU.
+  void set_wgmma(bool has) { device_.options.wgmma = has; }
+  void count_traffic(bool on) { device_.options.traffic = on; }
+  void read_traffic(emu::Traffic* out) { *out = device_.engine().traffic(); }
 
   // Poisoned: reading what no kernel has written is a fault in emulation, NaN bit patterns on a GPU.
   template <class T>

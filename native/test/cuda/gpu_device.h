@@ -166,6 +166,9 @@ class Gpu {
     CudaDeviceInfo info;
     return cuda_runtime().device_info(0, &info) == CudaError::None && info.major == 9;
   }
+  void set_wgmma(bool) {}
+  void count_traffic(bool) {}
+  void read_traffic(emu::Traffic*) {}
   template <class T>
   DeviceArray<T> array(size_t count, const char* name) {
     return DeviceArray<T>(memory_, count, name);

@@ -1,8 +1,10 @@
 // P3, P4 against double: what the tests of both grouped GEMMs share.
 #pragma once
 
+#include <memory>
+
+#include "coded_matrix.h"
 #include "gpu.h"
-#include "kernels/experts/atoms.h"
 
 namespace smoe::cu::test {
 
@@ -13,6 +15,8 @@ struct GroupedCase {
   bool glu = false, exact = false, extras = false;  // extras: gather, scale, biases
   int out_parts = 0;                                // 0: f32
   bool wgmma = true;                                // what the device has
+  bool traffic = false;                             // bank conflicts are looked for
+  std::vector<CodeSpec> codes = {};                 // by expert; plain, and past the end: bf16 or parts
 };
 
 inline double silu(double x) { return x / (1 + std::exp(-x)); }
@@ -51,18 +55,48 @@ inline void check_grouped(const GroupedCase& c) {
   }
   std::vector<U32x4> atoms(packed.size() / 8);
   std::memcpy(atoms.data(), packed.data(), packed.size() * 2);
+  std::vector<float> sizes;
+  for (const float v : w) sizes.push_back(std::fabs(v));
+  std::vector<std::unique_ptr<CodeAtoms>> coded(experts);
+  for (size_t e = 0; e < c.codes.size(); ++e) {
+    if (c.codes[e].plain()) continue;
+    const auto matrix = [&](size_t first, unsigned seed) {
+      CodedMatrix m = coded_matrix(c.codes[e], c.features, c.k, seed + unsigned(e));
+      std::copy(m.values.begin(), m.values.end(), w.begin() + std::ptrdiff_t(first * k));
+      std::copy(m.sizes.begin(), m.sizes.end(), sizes.begin() + std::ptrdiff_t(first * k));
+      return m;
+    };
+    const CodedMatrix low = matrix(e * rows, 10);
+    if (c.glu) {
+      const CodedMatrix high = matrix(e * rows + f, 100);
+      coded[e] = std::make_unique<CodeAtoms>(low.packed, high.packed);
+    } else {
+      coded[e] = std::make_unique<CodeAtoms>(low.packed);
+    }
+  }
   std::vector<float> first;
   uint64_t seed = 1;
   for (const Run& run : all_runs()) {
     // Neither the blocks nor the tile may show in the bits.
     Gpu gpu(run, seed++);
-    gpu.emulated().options.wgmma = c.wgmma;
+    gpu.set_wgmma(c.wgmma);
+    gpu.count_traffic(c.traffic);
     auto da = gpu.constant(atoms, "atoms");
     std::vector<AtomMatrix> m(experts);
     for (size_t e = 0; e < experts; ++e) {
       m[e].atoms = da.data() + e * (atoms.size() / parts / experts);
       m[e].part_step = int64_t(atoms.size() / parts);
       m[e].format = c.exact ? AtomFormat::Bf16x3 : AtomFormat::Bf16;
+    }
+    std::vector<emu::Buffer<U32x4>> code_atoms;
+    std::vector<emu::Buffer<unsigned char>> planes_of_codes;
+    for (size_t e = 0; e < experts; ++e) {
+      if (coded[e] == nullptr) continue;
+      code_atoms.push_back(gpu.constant(coded[e]->atoms, "codes"));
+      planes_of_codes.push_back(gpu.constant(coded[e]->scales, "scales"));
+      const unsigned char* const scales = planes_of_codes.back().data();
+      planes_of_codes.push_back(gpu.constant(coded[e]->zeros, "zeros"));
+      m[e] = coded[e]->view(code_atoms.back().data(), scales, planes_of_codes.back().data());
     }
     auto dm = gpu.constant(m, "matrices");
     auto dx = gpu.array(planes, "x");
@@ -76,12 +110,14 @@ inline void check_grouped(const GroupedCase& c) {
     args.k = c.k;
     args.features = c.features;
     args.glu = c.glu;
+    args.no_codes = c.codes.empty() && seed % 2 == 0;
     args.x = {dx.data(), int64_t(p * k), int(parts)};
     args.x_stride = c.k;
     args.offset = dof.data();
     args.max_rows = 1000;
     args.max_groups = std::vector<int>{1, 20, 40, 1000}[seed % 4];  // every choice of tile
-    args.bf16_only = !c.exact;
+    args.bf16_only = !c.exact && c.codes.empty();
+    args.no_codes = c.codes.empty() && seed % 2 == 0;
     if (c.out_parts == 0) args.out_f32 = out.data();
     if (c.out_parts > 0) args.out = {out_planes.data(), int64_t(p * f), c.out_parts};
     args.blocks = int(seed % 3 + 1);
@@ -93,6 +129,17 @@ inline void check_grouped(const GroupedCase& c) {
     }
     REQUIRE(c.launch(gpu.stream(), args) == 0);
     REQUIRE(gpu.fault() == "");
+#ifndef SMOE_TEST_ON_GPU
+    if (c.traffic && args.max_groups == 1) {  // the large tile
+      emu::Traffic traffic;
+      gpu.read_traffic(&traffic);
+      for (const auto& [number, line] : traffic.lines()) {
+        const bool shared = line.kind != emu::AccessKind::GlobalRead && line.kind != emu::AccessKind::GlobalWrite;
+        CAPTURE(number);
+        if (shared) CHECK(line.worst_ways == 1);
+      }
+    }
+#endif
     REQUIRE(out.unwritten_bytes() + out_planes.unwritten_bytes() == 0);
     auto got = out.download();
     const auto planes_of_out = out_planes.download();
@@ -109,9 +156,9 @@ inline void check_grouped(const GroupedCase& c) {
     const auto sum = [&](size_t row, double* magnitude) {
       double s = 0;
       for (size_t i = 0; i < k; ++i) {
-        const double term = double(w[(e * rows + row) * k + i]) * x[size_t(gather[r]) * k + i];
-        s += term;
-        *magnitude += std::fabs(term);
+        const double value = x[size_t(gather[r]) * k + i];
+        s += value * w[(e * rows + row) * k + i];
+        *magnitude += std::fabs(value * sizes[(e * rows + row) * k + i]);
       }
       if (c.extras) *magnitude *= std::fabs(scale[r]);
       return c.extras ? s * scale[r] : s;

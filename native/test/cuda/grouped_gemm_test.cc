@@ -1,6 +1,7 @@
 // P3, P4 on mma.sync against double.
 #include "grouped_case.h"
 
+using namespace smoe;
 using namespace smoe::cu;
 using namespace smoe::cu::test;
 
@@ -45,4 +46,31 @@ TEST_CASE("grouped_gemm: planes of bf16, whole chunks and less") {
   check_grouped(c);
 }
 
+TEST_CASE("grouped_gemm: codes, every format in one layer") {
+  for (const int k : {320, 384, 40}) {
+    for (const bool exact : {false, true}) {
+      GroupedCase c = shape(k, k == 384 ? 136 : 24, {0, 1, 3, 9, 2, 8, 4, 1, 17, 33, 2, 5, 3}, k != 384, exact);
+      c.codes = some_codes(k);
+      c.exact = exact;
+      check_grouped(c);
+    }
+  }
+  GroupedCase c = shape(192, 24, {70, 129, 3}, false, true);
+  c.codes = {{WeightFormat::W4, 64, true}, {WeightFormat::T2}, {}};
+  check_grouped(c);
+  c = shape(192, 24, {65, 130}, true, true);
+  c.exact = true;
+  c.codes = {{WeightFormat::W8, 32, true}, {WeightFormat::W4C, 16, false, 1}};
+  check_grouped(c);
+}
+
 TEST_CASE("grouped_gemm: no rows") { check_grouped(shape(40, 24, {0, 0})); }
+
+TEST_CASE("grouped_gemm: no bank conflicts") {
+  for (const bool glu : {false, true}) {
+    GroupedCase c = shape(128, 128, {130, 0, 40}, glu);
+    c.out_parts = 1;
+    c.traffic = true;
+    check_grouped(c);
+  }
+}

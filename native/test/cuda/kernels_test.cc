@@ -178,14 +178,16 @@ TEST_CASE("wgmma with A in registers and a 128-byte swizzled B") {
 #ifndef SMOE_TEST_ON_GPU
 TEST_CASE("bank conflicts and sectors of the GEMM") {
   Gpu gpu;
-  gpu.emulated().options.traffic = true;
+  gpu.count_traffic(true);
   const int m = 64, n = 32, k = 64;
   auto a = gpu.array(random_bf16(m * k, 1), "a"), b = gpu.array(random_bf16(n * k, 2), "b");
   auto c = gpu.array<float>(m * n, "c");
   launch(gpu.stream(), {1, 128, kGemmShared, false}, &gemm<Bug::None>, {a.data(), b.data(), c.data(), m, n, k});
   REQUIRE(gpu.fault() == "");
   int ldmatrix_lines = 0;
-  for (const auto& [number, line] : gpu.emulated().engine().traffic().lines()) {
+  emu::Traffic traffic;
+  gpu.read_traffic(&traffic);
+  for (const auto& [number, line] : traffic.lines()) {
     if (line.kind != emu::AccessKind::Ldmatrix) continue;
     ++ldmatrix_lines;
     CHECK(line.worst_ways == 1);

@@ -1,8 +1,10 @@
 // Linear maps against double: what the tests of linear_rows and of linear_tiles share.
 #pragma once
 
+#include <memory>
+
+#include "coded_matrix.h"
 #include "gpu.h"
-#include "kernels/experts/atoms.h"
 
 namespace smoe::cu::test {
 
@@ -14,6 +16,7 @@ struct LinearCase {
   bool bias = false, sigmoid = false, in_place = false, f32 = true;
   bool shared_x = false;  // every map reads the same columns
   bool aligned = false;   // steps of 16 bytes
+  CodeSpec codes = {};    // of the weights; plain: bf16 or parts
 };
 
 inline std::vector<bf16> split(const std::vector<float>& values, int part) {
@@ -28,8 +31,9 @@ inline std::vector<bf16> split(const std::vector<float>& values, int part) {
 struct LinearInputs {
   LinearCase c;
   size_t most, x_stride, out_stride, x_step, out_step;
-  std::vector<float> x, weight, bias, residual;
+  std::vector<float> x, weight, weight_size, bias, residual;  // weight_size: as in coded_matrix.h
   std::vector<bf16> planes;
+  std::shared_ptr<const CodeAtoms> codes;  // null: bf16
   std::vector<U32x4> atoms;
 
   explicit LinearInputs(const LinearCase& made) : c(made) {
@@ -63,6 +67,20 @@ struct LinearInputs {
     std::memcpy(atoms.data(), packed.data(), packed.size() * 2);
     if (c.weight_parts == 1) round(&weight);
     if (c.x_parts == 1) round(&x);
+    for (const float value : weight) weight_size.push_back(std::fabs(value));
+    if (!c.codes.plain()) code();
+  }
+  void code() {
+    const CodedMatrix m = coded_matrix(c.codes, int64_t{c.batch} * c.rows, c.k, 5);
+    weight = m.values;
+    weight_size = m.sizes;
+    const int64_t blocks = row_blocks(c.rows);
+    const auto row = [&](int64_t block, int j) {
+      const int64_t at = block % blocks * kAtomRows + j;
+      return at < c.rows ? AtomRow{&m.packed, block / blocks * c.rows + at} : AtomRow{};
+    };
+    codes = std::make_shared<CodeAtoms>(std::vector<const PackedMatrix*>{&m.packed}, c.batch * blocks, row);
+    atoms = codes->atoms;
   }
   static void round(std::vector<float>* values) {
     for (float& value : *values) value = to_float(to_bf16(value));
@@ -79,6 +97,9 @@ inline LinearOutputs run_linear(const LinearInputs& in, const Run& run, uint64_t
   Gpu gpu(run, seed);
   auto x = gpu.array(in.planes, "x");
   auto atoms = gpu.constant(in.atoms, "atoms");
+  const std::vector<unsigned char> none;
+  auto scales = gpu.constant(in.codes != nullptr ? in.codes->scales : none, "scales"),
+       zeros = gpu.constant(in.codes != nullptr ? in.codes->zeros : none, "zeros");
   auto bias = gpu.constant(in.bias, "bias");
   auto residual = gpu.array(in.residual, "residual");
   auto count = gpu.array(std::vector<int32_t>{c.tokens}, "tokens");
@@ -89,6 +110,7 @@ inline LinearOutputs run_linear(const LinearInputs& in, const Run& run, uint64_t
   args.weight.atoms = atoms.data();
   args.weight.part_step = int64_t(in.atoms.size()) / c.weight_parts;
   args.weight.format = c.weight_parts == 3 ? AtomFormat::Bf16x3 : AtomFormat::Bf16;
+  if (in.codes != nullptr) args.weight = in.codes->view(atoms.data(), scales.data(), zeros.data());
   args.rows = c.rows;
   args.k = c.k;
   args.batch = c.batch;
@@ -119,6 +141,7 @@ inline void check_linear(const LinearCase& c) {
   CAPTURE(c.k);
   CAPTURE(c.weight_parts);
   CAPTURE(c.x_parts);
+  CAPTURE(static_cast<int>(c.codes.format));
   const LinearInputs in(c);
   LinearOutputs first;
   uint64_t seed = 1;
@@ -136,15 +159,16 @@ inline void check_linear(const LinearCase& c) {
                    at = size_t(t) * in.out_stride + map * in.out_step + size_t(row % c.rows);
       double y = 0, magnitude = 0;
       for (size_t i = 0; i < size_t(c.k); ++i) {
-        const double term = double(in.x[size_t(t) * in.x_stride + map * in.x_step + i]) *
-                            double(in.weight[size_t(row) * size_t(c.k) + i]);
-        y += term;
-        magnitude += std::fabs(term);
+        const double value = double(in.x[size_t(t) * in.x_stride + map * in.x_step + i]);
+        y += value * double(in.weight[size_t(row) * size_t(c.k) + i]);
+        magnitude += std::fabs(value * double(in.weight_size[size_t(row) * size_t(c.k) + i]));
       }
       if (c.bias) y += double(in.bias[size_t(row)]);
       // f32 sums of k terms, and of eight warps or of six pairs of parts; up to six products per term, of which those
       // left out are 3 * 2^-24; the bias, and expf within 2^-21.
       double tolerance = std::ldexp((c.k + 16) * magnitude + 2 * std::fabs(y), -24);
+      // Codes and three parts of x: the sums of groups are as exact as those of three parts (gate_up_test.cc).
+      if (in.codes != nullptr && c.x_parts == 3) tolerance = 1e-6 * magnitude + std::ldexp(std::fabs(y), -23);
       if (c.sigmoid) {
         y = 1 / (1 + std::exp(-y));
         tolerance += std::ldexp(1, -21);

@@ -1,6 +1,7 @@
 // Linear maps of few rows against double.
 #include "linear_case.h"
 
+using namespace smoe;
 using namespace smoe::cu;
 using namespace smoe::cu::test;
 
@@ -49,6 +50,21 @@ TEST_CASE("linear_rows: bias, sigmoid, residual in place, planes, fewer rows tha
   }
 }
 
+TEST_CASE("linear_rows: codes") {
+  int turn = 0;
+  for (const int k : {320, 384, 40, 34}) {
+    for (const CodeSpec& spec : some_codes(k)) {
+      const int tokens[] = {1, 9, 20, 40};
+      LinearCase c = shape(tokens[turn++ % 4], 37, k);
+      c.codes = spec;
+      check_linear(c);
+      c.x_parts = 3;
+      c.batch = 3;
+      check_linear(c);
+    }
+  }
+}
+
 TEST_CASE("linear_rows: maps side by side") {
   for (const bool shared : {false, true}) {
     LinearCase c = shape(10, 21, 45);
@@ -61,16 +77,20 @@ TEST_CASE("linear_rows: maps side by side") {
 }
 
 TEST_CASE("linear_rows: a row's bits do not depend on its batch") {
-  LinearCase c = shape(50, 24, 200);
-  const LinearInputs all(c);
-  const auto y = run_linear(all, all_runs()[0], 1, 4).y;
-  for (const size_t token : {0, 13, 49}) {
-    LinearInputs one(shape(1, 24, 200));
-    const auto row = all.planes.begin() + std::ptrdiff_t(token * all.x_stride);
-    one.planes.assign(row, row + std::ptrdiff_t(all.x_stride));
-    one.atoms = all.atoms;
-    const auto alone = run_linear(one, all_runs()[3], 1, 2).y;
-    CHECK(std::memcmp(alone.data(), &y[token * all.out_stride], 24 * 4) == 0);
+  for (const CodeSpec& spec : {CodeSpec{}, CodeSpec{WeightFormat::W4, 0, true}, CodeSpec{WeightFormat::T2}}) {
+    LinearCase c = shape(50, 24, 200);
+    c.codes = spec;
+    const LinearInputs all(c);
+    const auto y = run_linear(all, all_runs()[0], 1, 4).y;
+    for (const size_t token : {0, 13, 49}) {
+      LinearInputs one(shape(1, 24, 200));
+      const auto row = all.planes.begin() + std::ptrdiff_t(token * all.x_stride);
+      one.planes.assign(row, row + std::ptrdiff_t(all.x_stride));
+      one.atoms = all.atoms;
+      one.codes = all.codes;
+      const auto alone = run_linear(one, all_runs()[3], 1, 2).y;
+      CHECK(std::memcmp(alone.data(), &y[token * all.out_stride], 24 * 4) == 0);
+    }
   }
 }
 

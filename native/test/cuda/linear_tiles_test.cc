@@ -1,6 +1,7 @@
 // Linear maps of any number of rows against double.
 #include "linear_case.h"
 
+using namespace smoe;
 using namespace smoe::cu;
 using namespace smoe::cu::test;
 
@@ -60,6 +61,22 @@ TEST_CASE("linear_tiles: bias, sigmoid, residual in place, planes, fewer rows th
     check_linear(c);
     c.tokens = 1;
     check_linear(c);
+  }
+}
+
+TEST_CASE("linear_tiles: codes") {
+  int turn = 0;
+  for (const int k : {320, 40}) {
+    for (const CodeSpec& spec : some_codes(k)) {
+      const int tokens[] = {1, 33, 70};
+      LinearCase c = shape(tokens[turn++ % 3], 20, k);
+      c.codes = spec;
+      c.aligned = turn % 2 == 0;
+      if (turn % 4 == 0) c.rows = 140;
+      if (turn % 4 == 1) c.batch = 3;
+      if (turn % 4 > 1) c.x_parts = 3;
+      check_linear(c);
+    }
   }
 }
 

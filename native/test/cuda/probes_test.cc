@@ -100,11 +100,11 @@ SMOE_KERNEL(32, 1) probe_ldmatrix(ProbeArgs args) {
 constexpr int kWgmmaPasses = 32;
 
 template <int N>
-constexpr int probe_lead() {
+SMOE_HD constexpr int probe_lead() {
   return N * 16 + 16;  // padded, so that lead and stride cannot be taken for one another
 }
 template <int N>
-constexpr int probe_shared() {
+SMOE_HD constexpr int probe_shared() {
   return N / 8 * 1024 + 2 * probe_lead<N>();
 }
 

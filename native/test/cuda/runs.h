@@ -17,6 +17,7 @@
 namespace smoe::cu::emu {
 enum class Schedule { LazyRoundRobin, EagerGreedy };
 enum class BlockOrder { Ascending, Descending, Random };
+class Traffic;
 }  // namespace smoe::cu::emu
 #endif
 

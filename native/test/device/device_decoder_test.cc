@@ -1,5 +1,6 @@
 // The decoder on the emulated device against double precision and against the CPU.
 #include "device_decoder_support.h"
+#include "formats/rtn.h"
 
 using namespace smoe;
 using namespace smoe::test;
@@ -7,15 +8,18 @@ using namespace smoe::test;
 namespace {
 
 // Exact precision is that of f32 in both backends: the tolerance is the CPU's.
-void check_device(const TinyOptions& options, size_t tokens = 12) {
-  const Decoder model = tiny(options);
+void check_model(const Decoder& model, unsigned seed, size_t tokens = 12) {
   const Status status = model.validate();
   REQUIRE_MESSAGE(status.ok(), status.message());
-  const std::vector<int32_t> ids = random_ids(tokens, model.vocab, options.seed + 100);
+  const std::vector<int32_t> ids = random_ids(tokens, model.vocab, seed);
   const reference::Pass expected = reference::decoder(model, ids);
   REQUIRE(expected.router_margin > 1e-4);  // a closer tie may fall either way: choose another seed
   const std::unique_ptr<DeviceDecoder> decoder = upload(model);
   CHECK(distance(DeviceSession(*decoder).logits(ids), expected.logits) <= kExactTolerance);
+}
+
+void check_device(const TinyOptions& options, size_t tokens = 12) {
+  check_model(tiny(options), options.seed + 100, tokens);
 }
 
 }  // namespace
@@ -231,4 +235,44 @@ TEST_CASE("device: last logits, likelihoods, traces and counts agree with all lo
   DeviceSession prefill(*decoder);  // no logits wanted: only the cache is filled
   REQUIRE(prefill.forward({}, slice(ids, 0, n - 1)).ok());
   CHECK(distance(prefill.logits({ids[n - 1]}), got.last) < (n > 64 ? kExactTolerance : 1e-30));
+}
+
+TEST_CASE("quantized weights on the device equal the reference over what they decode to (emulated)") {
+  TinyOptions options;
+  options.pattern = "md";
+  options.shared = true;
+  WeightFormat format = WeightFormat::W8;
+  SUBCASE("w8") {}
+  SUBCASE("w4") { format = WeightFormat::W4; }
+  SUBCASE("f8, latent attention") {
+    format = WeightFormat::F8;
+    options.latent = even_latent();
+  }
+  Decoder model = tiny(options);
+  const auto quantize = [&](PackedMatrix* matrix) {
+    std::vector<float> values(static_cast<size_t>(matrix->rows * matrix->cols));
+    for (int64_t row = 0; row < matrix->rows; ++row) unpack_row(*matrix, row, values.data() + row * matrix->cols);
+    QuantizedMatrix codes;
+    const MatrixSource source{values.data(), Dtype::F32, matrix->rows, matrix->cols};
+    REQUIRE(quantize_rtn(source, format, matrix->cols, false, &codes).ok());
+    REQUIRE(pack_quantized(codes, matrix).ok());
+  };
+  const auto quantize_expert = [&](ExpertWeights* expert) {
+    for (PackedMatrix* matrix : {&expert->gate, &expert->up, &expert->down}) quantize(matrix);
+  };
+  quantize(&model.embedding);
+  quantize(&model.output);
+  for (DecoderLayer& layer : model.layers) {
+    AttentionWeights& own = layer.attention_weights;
+    LatentWeights& latent = layer.latent_weights;
+    for (PackedMatrix* matrix : {&own.q, &own.k, &own.v, &own.o, &latent.q_a, &latent.q_b, &latent.kv_a, &latent.o})
+      if (!matrix->empty()) quantize(matrix);
+    for (PackedMatrix& head : latent.key_up) quantize(&head);
+    for (PackedMatrix& head : latent.value_up) quantize(&head);
+    if (layer.dense != nullptr) quantize_expert(layer.dense.get());
+    if (layer.moe == nullptr) continue;
+    for (ExpertWeights& expert : layer.moe->experts) quantize_expert(&expert);
+    quantize_expert(&layer.moe->shared[0]);
+  }
+  check_model(model, 5);
 }

@@ -1,4 +1,5 @@
 // Steps of the device decoder: drawn tokens, graphs, caches that come and go.
+#include "decoder/device_graph.h"
 #include "decoder/sampler.h"
 #include "device_decoder_support.h"
 
@@ -36,6 +37,7 @@ TEST_CASE("greedy steps choose the CPU's tokens, replayed from a graph after the
     options.window = 4;
     options.activation = tiny_clamped();
   }
+  SUBCASE("the emulation's other schedule") { smoe_test::emulate("schedule", 1); }
   const Decoder model = tiny(options);
   const std::unique_ptr<DeviceDecoder> decoder = upload(model);
   const std::vector<int32_t> prompt = random_ids(7, model.vocab, 11);
@@ -49,6 +51,37 @@ TEST_CASE("greedy steps choose the CPU's tokens, replayed from a graph after the
   }
   CHECK(tokens == expected);
   CHECK(session.cache->length() == 16);
+  smoe_test::emulate("schedule", 0);
+}
+
+TEST_CASE("where a capture is refused the launches go on as they are (emulated)") {
+  const std::shared_ptr<Device> device = smoe_test::emulated_device();
+  const auto guard = device->lock();
+  DeviceBuffer memory;
+  REQUIRE(device->allocate(4, &memory).ok());
+  int runs = 0;
+  DeviceGraph waits, fills;
+  for (int call = 0; call < 4; ++call) {
+    const Status status = waits.run(device, [&] {
+      ++runs;
+      SMOE_RETURN_IF_ERROR(device->fill(memory.data(), call, 4));
+      return device->synchronize();  // no graph can hold that
+    });
+    REQUIRE_MESSAGE(status.ok(), status.message());
+    unsigned char bytes[4] = {};
+    REQUIRE(device->copy_out(bytes, memory.data(), 4).ok());
+    CHECK(bytes[3] == call);
+  }
+  CHECK_FALSE(waits.captured());
+  CHECK(runs == 5);  // and the one that was refused
+  runs = 0;
+  for (int call = 0; call < 4; ++call) {
+    REQUIRE(fills.run(device, [&] { return ++runs, device->fill(memory.data(), 7, 4); }).ok());
+    CHECK(fills.captured() == (call > 0));
+  }
+  CHECK(runs == 2);
+  fills.drop();
+  CHECK_FALSE(fills.captured());
 }
 
 TEST_CASE("a replayed graph leaves the bits of plain launches, in every cache and past the end of a page (emulated)") {

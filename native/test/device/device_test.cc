@@ -1,5 +1,5 @@
 // A device: its memory, its copies, and what becomes of it when something fails. Lost devices stay lost in this
-// process, so cases that lose one take 1, 2 or 3.
+// process, so the case that loses some takes 4 and 5.
 #include "device/device.h"
 
 #include <doctest/doctest.h>
@@ -38,10 +38,10 @@ TEST_CASE("devices that cannot be opened: why, and what to do (emulated)") {
     return Device::open(index, &device);
   };
   (void)emulation();
-  Status status = opened(7);
+  Status status = opened(kEmulatedDevices);
   CHECK(status.code() == Code::DeviceUnavailable);
-  CHECK_MESSAGE(says(status, "CUDA device 7"), status.message());
-  CHECK(says(status, "devices 0 to 3 exist"));
+  CHECK_MESSAGE(says(status, "CUDA device 8"), status.message());
+  CHECK(says(status, "devices 0 to 7 exist"));
   emulate("no-driver");
   status = opened(2);
   CHECK(status.code() == Code::DeviceUnavailable);
@@ -78,7 +78,14 @@ TEST_CASE("one device object while it is in use, memory pooled and given back (e
   CHECK(device->bytes_cached() >= 1000);
   REQUIRE(device->allocate(990, &a).ok());
   CHECK(a.data() == memory);  // about the same size: the same block
+  REQUIRE(device->allocate(500, &b).ok());
+  CHECK(b.data() != memory);
   a.release();
+  REQUIRE(device->allocate(500, &a).ok());
+  CHECK(a.data() != memory);  // twice as large would be waste
+  a.release();
+  b.release();
+  CHECK(device->bytes_in_use() == before);
   device->trim();
   CHECK(device->bytes_cached() == 0);
 }
@@ -175,13 +182,13 @@ TEST_CASE("a lost device: every object says so, the CPU works on, memory goes (e
   args.tokens = 9;
   args.out = out.data();
   ThreadPool pool(2);
-  for (const int index : {1, 3}) {
+  for (const int index : {4, 5}) {
     std::shared_ptr<Device> device = emulated_device(index);
     std::unique_ptr<DeviceMoeLayer> one, two;
     REQUIRE(DeviceMoeLayer::create(device, layer, pool, nullptr, &one).ok());
     REQUIRE(DeviceMoeLayer::create(device, layer, pool, nullptr, &two).ok());
     REQUIRE(one->forward(args).ok());
-    emulate(index == 1 ? "launch" : "synchronize", index == 1 ? 2 : 0);
+    emulate(index == 4 ? "launch" : "synchronize", index == 4 ? 2 : 0);
     const Status status = one->forward(args);
     CHECK(status.code() == Code::DeviceLost);
     CHECK_MESSAGE(says(status, "started again"), status.message());

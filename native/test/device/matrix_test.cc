@@ -81,6 +81,9 @@ TEST_CASE("matrices of every kind, padded and not (emulated)") {
         REQUIRE(upload_padded(*device, from, rows, cols, precision, pool, nullptr, &to).ok());
         CHECK(to.rows == rows);
         CHECK(to.cols == cols);
+        // Codes stay codes (code_matrix_test.cc) unless the width is odd.
+        CHECK((to.view.scales != nullptr) == (from.quantized() && cols % 2 == 0));
+        if (to.view.scales != nullptr) continue;
         const Downloaded got(*device, to);
         CHECK(got.parts() == (precision == Precision::Exact && from.format != WeightFormat::BF16 ? 3 : 1));
         for (int64_t row = 0; row < cu::row_blocks(rows) * 16; ++row) {

@@ -155,8 +155,8 @@ TEST_CASE("full size: bits of the MoE block, from run to run and in every batch"
       rig.draw(tokens, 1);
       const bool bf16 = format.format == cu::AtomFormat::Bf16;
       check_decode(device, rig, bf16);
-      if (format.prefill) check_prefill(device, rig, tokens, false);
-      if (format.prefill && device.has_wgmma()) check_prefill(device, rig, tokens, true);
+      check_prefill(device, rig, tokens, false);
+      if (format.wgmma && device.has_wgmma()) check_prefill(device, rig, tokens, true);
       REQUIRE_MESSAGE(device.error().empty(), device.error());
     }
   }

@@ -1,0 +1,24 @@
+// P3, P4 on mma.sync: a kernel per tile, those that know codes in a .cu of their own.
+#pragma once
+
+#include "kernels/cuda_launches.h"
+#include "kernels/experts/grouped_gemm.cuh"
+
+namespace smoe::cu {
+
+template <int TN, bool codes>
+int grouped_gemm_tiles(Stream stream, const GroupedGemmArgs& args) {
+  return launch(stream, {args.blocks > 0 ? args.blocks : 1, kGemmThreads, kGroupedShared<TN>, true},
+                &grouped_gemm<TN, codes>, args);
+}
+
+// The large tile has half the tokens where there are codes, whose groups are summed in accumulators of their own.
+template <bool codes>
+int grouped_gemm_kind(Stream stream, const GroupedGemmArgs& args) {
+  const bool many = args.max_rows > int64_t{64} * (args.max_groups > 0 ? args.max_groups : 1);
+  return many ? grouped_gemm_tiles<codes ? 64 : 128, codes>(stream, args) : grouped_gemm_tiles<32, codes>(stream, args);
+}
+
+int grouped_gemm_codes(Stream stream, const GroupedGemmArgs& args);
+
+}  // namespace smoe::cu
