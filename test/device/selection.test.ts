@@ -64,7 +64,7 @@ test('devices() names the GPU', async () => {
     device: 'cuda:0',
     available: true,
     why: emulated ? /emulation/ : 'usable',
-  } as object)
+  })
   expect(gpu!.memoryFree).toBeLessThanOrEqual(gpu!.memory!)
 })
 
@@ -82,4 +82,19 @@ test('a model shows where its weights and caches are', async () => {
   model.dispose() // the call goes on
   expect((await call).shape).toEqual([2, model.vocab])
   expect(model.memoryUsage()).toEqual({ weights: 0, kvCaches: 0, native: 0, device: 0 })
+})
+
+test('what the backend does not do is refused by name', async () => {
+  const { experts, ...rest } = randomLayer({ ...plainShape, hidden: 32, widths: [32, 32, 32, 32] })
+  using nested = await MoeLayer.create({
+    ...rest,
+    experts: experts.map((one) => ({ ...one, format: 'wn' as const })),
+  })
+  const rows = Tensor.zeros([1, 32])
+  await expectFailure(
+    () => nested.forward(rows, { expertBits: 2 }),
+    'ERR_SMOE_INVALID_ARGUMENT',
+    /expert bits.*use device "cpu"/,
+  )
+  expect((await nested.forward(rows)).shape).toEqual([1, 32])
 })

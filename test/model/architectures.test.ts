@@ -4,7 +4,7 @@ import { readArchitecture } from '../../lib/checkpoint/describe'
 import { deviceIndex } from '../../lib/device'
 import { loadDecoder } from '../../lib/model/load'
 import { native } from '../../lib/native'
-import { fewer } from '../helpers/device'
+import { emulated, fewer } from '../helpers/device'
 import { relativeError } from '../helpers/numbers'
 import { hf, quantized } from '../helpers/paths'
 import { readReference } from '../helpers/safetensors'
@@ -80,28 +80,31 @@ describe.each(fixtures)('$name', ({ dir, bf16, moeLayers, router }) => {
     expect(relativeError(logits.data(), get('logits'))).toBeLessThan(bf16)
   })
 
-  test.each(['exact', 'fast'] as const)('%s: decoding gives the bits of one pass', async (precision) => {
-    const decoder = await loadDecoder(
-      dir,
-      readArchitecture(dir),
-      precision,
-      deviceIndex('auto'),
-      undefined,
-      () => undefined,
-    )
-    const whole = await decoder.forward(ids, undefined, 'all')
-    const cache = new (native().KvCache)(decoder, 64)
-    let position = 0
-    // Past the window of 8 in pieces that end before, on and after it.
-    for (const end of [1, 7, 8, 9, 17, 23, 24]) {
-      const part = await decoder.forward(ids.subarray(position, end), cache, 'all')
-      const width = whole.length / ids.length
-      expect(part).toEqual(whole.subarray(position * width, end * width))
-      position = end
-    }
-    cache.dispose()
-    decoder.dispose()
-  })
+  test.each(emulated ? ['fast' as const] : ['exact' as const, 'fast' as const])(
+    '%s: decoding gives the bits of one pass',
+    async (precision) => {
+      const decoder = await loadDecoder(
+        dir,
+        readArchitecture(dir),
+        precision,
+        deviceIndex('auto'),
+        undefined,
+        () => undefined,
+      )
+      const whole = await decoder.forward(ids, undefined, 'all')
+      const cache = new (native().KvCache)(decoder, 64)
+      let position = 0
+      // Past the window of 8 in pieces that end before, on and after it.
+      for (const end of [1, 7, 8, 9, 17, 23, 24]) {
+        const part = await decoder.forward(ids.subarray(position, end), cache, 'all')
+        const width = whole.length / ids.length
+        expect(part).toEqual(whole.subarray(position * width, end * width))
+        position = end
+      }
+      cache.dispose()
+      decoder.dispose()
+    },
+  )
 
   test('a layer alone gives what it gives inside the model', async () => {
     const { layers } = await model.trace(ids)
