@@ -28,11 +28,8 @@ SMOE_DEVICE uint32_t linear_pair(const bf16* row, int64_t k, bool real, int64_t 
 // acc[tile] += one row block times tile `tile` of x, one atom of K. x: this lane's row of tile 0. Parts p and q meet
 // when p + q <= 2; what is left out lies below 2^-24 of the product (kernels/route/router_gemm.cuh).
 template <int NT, int WP, int XP, bool tail>
-SMOE_DEVICE void linear_step(const LinearArgs& args, const U32x4* atoms, const bf16* x, int64_t atom, int count,
+SMOE_DEVICE void linear_step(const LinearArgs& args, const U32x4 (&a)[WP], const bf16* x, int64_t atom, int count,
                              float (&acc)[NT][4]) {
-  U32x4 a[WP];
-  SMOE_UNROLL
-  for (int p = 0; p < WP; ++p) a[p] = ldg_stream(atoms + off(p, args.weight.part_step) + atom * 32 + lane());
   const int64_t k = atom * kAtomCols + 2 * (lane() % 4);
   SMOE_UNROLL
   for (int tile = 0; tile < NT; ++tile) {
@@ -57,10 +54,24 @@ struct LinearParts {
     const int64_t atoms = atoms_along(args.k), begin = atoms * warp() / kLinearWarps,
                   end = atoms * (warp() + 1) / kLinearWarps;
     const int64_t whole = args.k / kAtomCols < end ? args.k / kAtomCols : end;
-    const U32x4* const weights = args.weight.atoms + off(unit, atoms) * 32;
-    SMOE_UNROLL4
-    for (int64_t atom = begin; atom < whole; ++atom) linear_step<NT, WP, XP, false>(args, weights, x, atom, count, acc);
-    if (whole < end) linear_step<NT, WP, XP, true>(args, weights, x, whole, count, acc);
+    const U32x4* const weights = args.weight.atoms + off(unit, atoms) * 32 + lane();
+    const auto add = [&](int64_t atom, const U32x4(&a)[WP]) {
+      if (atom < whole) {
+        linear_step<NT, WP, XP, false>(args, a, x, atom, count, acc);
+      } else {
+        linear_step<NT, WP, XP, true>(args, a, x, atom, count, acc);
+      }
+    };
+    if constexpr (WP == 1) {
+      stream_atoms(weights, begin, end, [&](int64_t atom, const U32x4& a) { add(atom, {a}); });
+    } else {
+      for (int64_t atom = begin; atom < end; ++atom) {
+        U32x4 a[WP];
+        SMOE_UNROLL
+        for (int p = 0; p < WP; ++p) a[p] = ldg_stream(weights + off(p, args.weight.part_step) + atom * 32);
+        add(atom, a);
+      }
+    }
   }
 };
 
