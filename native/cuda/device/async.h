@@ -13,6 +13,14 @@ SMOE_DEVICE void cp16(void* to, const void* from, bool real = true) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(real ? 16 : 0)
                : "memory");
 }
+// For what is read once: first to leave L2.
+SMOE_DEVICE void cp16_once(void* to, const void* from) {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+               "l"(policy)
+               : "memory");
+}
 SMOE_DEVICE void cp_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int pending>
 SMOE_DEVICE void cp_wait() {

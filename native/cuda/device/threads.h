@@ -32,8 +32,8 @@ struct Shape {
 // 0, or the cudaError_t.
 template <class Args>
 int launch(Stream stream, const Shape& shape, void (*kernel)(Args), const Args& args) {
-  // Above 48 KB the limit has to be raised for each kernel.
-  if (shape.shared > 48 * 1024) {
+  // Above 48 KB, static arrays included, of which no kernel has more than 32 KB, the limit has to be raised for each.
+  if (shape.shared > 16 * 1024) {
     const cudaError_t error =
         cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(shape.shared));

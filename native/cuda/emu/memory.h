@@ -62,6 +62,9 @@ T atomic_add_shared(T* p, T value, emu::Site at = emu::Site::here()) {
 inline void cp16(void* to, const void* from, bool real = true, emu::Site at = emu::Site::here()) {
   emu::engine().copy_async(to, from, real, at);
 }
+inline void cp16_once(void* to, const void* from, emu::Site at = emu::Site::here()) {
+  emu::engine().copy_async(to, from, true, at);
+}
 inline void cp_commit() { emu::engine().copy_commit(); }
 template <int pending>
 void cp_wait(emu::Site at = emu::Site::here()) {

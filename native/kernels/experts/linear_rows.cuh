@@ -9,12 +9,12 @@
 namespace smoe::cu {
 
 constexpr int kLinearWarps = 8, kLinearThreads = 32 * kLinearWarps;
-// Floats from a feature's sums to the next: with 10 the epilogue, 16 features of two tokens per warp, meets no bank
-// twice.
-constexpr int kLinearPitch = 10, kLinearTile = kAtomRows * kLinearPitch;
+// Floats from a feature's sums to the next. With 10 the epilogue, 16 features of two tokens per warp, meets no bank
+// twice; with eight tiles that and the ring of weights would not fit the 99 KB of sm_86 and sm_89.
+SMOE_HD constexpr int linear_pitch(int tiles) { return tiles == 8 ? 8 : 10; }
 
 inline size_t linear_rows_shared_bytes(int tiles) {
-  return static_cast<size_t>(2 * kLinearWarps * tiles * kLinearTile) * sizeof(float);
+  return static_cast<size_t>(2 * kLinearWarps * tiles * kAtomRows * linear_pitch(tiles)) * sizeof(float);
 }
 
 // Columns k and k + 1 of a row; past the end zeros, which may not come from memory: 0 times NaN is NaN.
@@ -28,11 +28,8 @@ SMOE_DEVICE uint32_t linear_pair(const bf16* row, int64_t k, bool real, int64_t 
 // acc[tile] += one row block times tile `tile` of x, one atom of K. x: this lane's row of tile 0. Parts p and q meet
 // when p + q <= 2; what is left out lies below 2^-24 of the product (kernels/route/router_gemm.cuh).
 template <int NT, int WP, int XP, bool tail>
-SMOE_DEVICE void linear_step(const LinearArgs& args, const U32x4* atoms, const bf16* x, int64_t atom, int count,
+SMOE_DEVICE void linear_step(const LinearArgs& args, const U32x4 (&a)[WP], const bf16* x, int64_t atom, int count,
                              float (&acc)[NT][4]) {
-  U32x4 a[WP];
-  SMOE_UNROLL
-  for (int p = 0; p < WP; ++p) a[p] = ldg_stream(atoms + off(p, args.weight.part_step) + atom * 32 + lane());
   const int64_t k = atom * kAtomCols + 2 * (lane() % 4);
   SMOE_UNROLL
   for (int tile = 0; tile < NT; ++tile) {
@@ -57,10 +54,24 @@ struct LinearParts {
     const int64_t atoms = atoms_along(args.k), begin = atoms * warp() / kLinearWarps,
                   end = atoms * (warp() + 1) / kLinearWarps;
     const int64_t whole = args.k / kAtomCols < end ? args.k / kAtomCols : end;
-    const U32x4* const weights = args.weight.atoms + off(unit, atoms) * 32;
-    SMOE_UNROLL4
-    for (int64_t atom = begin; atom < whole; ++atom) linear_step<NT, WP, XP, false>(args, weights, x, atom, count, acc);
-    if (whole < end) linear_step<NT, WP, XP, true>(args, weights, x, whole, count, acc);
+    const U32x4* const weights = args.weight.atoms + off(unit, atoms) * 32 + lane();
+    const auto add = [&](int64_t atom, const U32x4(&a)[WP]) {
+      if (atom < whole) {
+        linear_step<NT, WP, XP, false>(args, a, x, atom, count, acc);
+      } else {
+        linear_step<NT, WP, XP, true>(args, a, x, atom, count, acc);
+      }
+    };
+    if constexpr (WP == 1) {
+      stream_atoms(weights, begin, end, [&](int64_t atom, const U32x4& a) { add(atom, {a}); });
+    } else {
+      for (int64_t atom = begin; atom < end; ++atom) {
+        U32x4 a[WP];
+        SMOE_UNROLL
+        for (int p = 0; p < WP; ++p) a[p] = ldg_stream(weights + off(p, args.weight.part_step) + atom * 32);
+        add(atom, a);
+      }
+    }
   }
 };
 
@@ -84,6 +95,7 @@ struct LinearCodes {
 template <class Weights, int NT, int XP>
 SMOE_KERNEL(kLinearThreads, 1)
 linear_rows(LinearArgs args) {
+  constexpr int kPitch = linear_pitch(NT), kTile = kAtomRows * kPitch;
   SMOE_SMEM_DYN(float, partial);  // [2][warps][NT][16 features][pitch]
   pdl_wait();
   const int count = static_cast<int>(linear_tokens(args));
@@ -97,14 +109,14 @@ linear_rows(LinearArgs args) {
     float acc[NT][4] = {};
     Weights::template multiply<NT, XP>(args, unit, x, count, acc);
     // Two buffers: the warps that are done with this unit may already write the next one's sums, and no further.
-    float* const sums = partial + (unit & 1) * kLinearWarps * NT * kLinearTile;
+    float* const sums = partial + (unit & 1) * kLinearWarps * NT * kTile;
     SMOE_UNROLL
     for (int tile = 0; tile < NT; ++tile) {
       if (tile * 8 >= count) break;
       SMOE_UNROLL
       for (int half = 0; half < 2; ++half) {
         const Element at = c_element(lane(), 2 * half);
-        float* const to = sums + (warp() * NT + tile) * kLinearTile + at.row * kLinearPitch + at.col;
+        float* const to = sums + (warp() * NT + tile) * kTile + at.row * kPitch + at.col;
         sts(reinterpret_cast<U32x2*>(to),
             U32x2{{bit_cast<uint32_t>(acc[tile][2 * half]), bit_cast<uint32_t>(acc[tile][2 * half + 1])}});
       }
@@ -113,9 +125,9 @@ linear_rows(LinearArgs args) {
     for (int i = tid(); i < count * kAtomRows; i += kLinearThreads) {
       const int n = i / kAtomRows, feature = i % kAtomRows;
       if (block * kAtomRows + feature >= args.rows) continue;
-      const float* const mine = sums + n / 8 * kLinearTile + feature * kLinearPitch + n % 8;
+      const float* const mine = sums + n / 8 * kTile + feature * kPitch + n % 8;
       float y = 0;
-      for (int w = 0; w < kLinearWarps; ++w) y += lds(mine + w * NT * kLinearTile);
+      for (int w = 0; w < kLinearWarps; ++w) y += lds(mine + w * NT * kTile);
       linear_store(args, map, block * kAtomRows + feature, n, y);
     }
   }

@@ -4,6 +4,7 @@
 // of the group's activations, from tensor cores as well: s * (sum(value * x) - zero * sum(x)).
 #pragma once
 
+#include "kernels/experts/atom_stream.cuh"
 #include "kernels/experts/atoms.h"
 #include "kernels/experts/dequant_f8.cuh"
 #include "kernels/experts/dequant_mxfp4.cuh"
@@ -128,7 +129,6 @@ template <class Codes, int NT, int XP>
 SMOE_DEVICE void multiply_codes(const AtomMatrix& matrix, int64_t block, int part, int parts, int tiles,
                                 const bf16* const (&row)[NT], int64_t x_step, int64_t k_size, float (&acc)[NT][4]) {
   constexpr int kCols = Codes::kCols, kSteps = kCols / 16, kGroupSteps = Codes::kGroupCols / 16;
-  constexpr int kAhead = 4;  // atoms in flight
   const int64_t atoms = atoms_along(k_size, kCols), begin = atoms * part / parts, end = atoms * (part + 1) / parts;
   if (begin >= end) return;
   const U32x4* const from = matrix.atoms + off(block, atoms) * 32 + lane();
@@ -145,16 +145,7 @@ SMOE_DEVICE void multiply_codes(const AtomMatrix& matrix, int64_t block, int par
       clear(x_sum[tile]);
     }
   };
-  U32x4 ahead[kAhead] = {};
-  SMOE_UNROLL
-  for (int i = 0; i < kAhead; ++i) {
-    if (begin + i < end) ahead[i] = ldg_stream(from + (begin + i) * 32);
-  }
-  for (int64_t i = begin; i < end; ++i) {
-    const U32x4 atom = ahead[0];
-    SMOE_UNROLL
-    for (int j = 1; j < kAhead; ++j) ahead[j - 1] = ahead[j];
-    if (i + kAhead < end) ahead[kAhead - 1] = ldg_stream(from + (i + kAhead) * 32);
+  stream_atoms(from, begin, end, [&](int64_t i, const U32x4& atom) {
     SMOE_UNROLL
     for (int step = 0; step < kSteps; ++step) {
       multiply_step<Codes, NT, XP>(atom, step, i * kCols, scales.symmetric(), tiles, row, x_step, k_size, sum, x_sum);
@@ -164,7 +155,7 @@ SMOE_DEVICE void multiply_codes(const AtomMatrix& matrix, int64_t block, int par
         scales.next();
       }
     }
-  }
+  });
   if (left != units) add_group();
 }
 

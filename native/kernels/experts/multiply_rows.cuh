@@ -28,11 +28,8 @@ SMOE_DEVICE AtomMatrix load_matrix(const AtomMatrix* matrix) {
 // acc[tile] += one atom times the rows. With WP weight and XP activation parts, the products of parts p and q with
 // p + q <= 2, large ones first; the others lie below 2^-23 of the whole (as in router_gemm.cuh).
 template <int NT, int WP, int XP>
-SMOE_DEVICE void multiply_atom(const U32x4* atom, int64_t part_step, int tiles, const bf16* const (&row)[NT],
-                               int64_t x_step, int64_t k, int64_t k_size, float (&acc)[NT][4]) {
-  U32x4 a[WP];
-  SMOE_UNROLL
-  for (int p = 0; p < WP; ++p) a[p] = ldg_stream(atom + off(p, part_step));
+SMOE_DEVICE void multiply_atom(const U32x4 (&a)[WP], int tiles, const bf16* const (&row)[NT], int64_t x_step, int64_t k,
+                               int64_t k_size, float (&acc)[NT][4]) {
   SMOE_UNROLL
   for (int tile = 0; tile < NT; ++tile) {
     if (tile >= tiles) break;
@@ -59,14 +56,16 @@ SMOE_DEVICE void multiply_parts(const AtomMatrix& matrix, int64_t block, int par
   const int64_t count = atoms_along(k_size), begin = count * part / parts, end = count * (part + 1) / parts;
   const U32x4* const atoms = matrix.atoms + off(block, count) * 32 + lane();
   const int64_t k0 = 2 * (lane() % 4);
-  if constexpr (WP * XP == 1) {
-    SMOE_UNROLL4
-    for (int64_t i = begin; i < end; ++i) {
-      multiply_atom<NT, 1, 1>(atoms + i * 32, 0, tiles, row, 0, i * kAtomCols + k0, k_size, acc);
-    }
+  if constexpr (WP == 1) {
+    stream_atoms(atoms, begin, end, [&](int64_t i, const U32x4& atom) {
+      multiply_atom<NT, 1, XP>({atom}, tiles, row, x_step, i * kAtomCols + k0, k_size, acc);
+    });
   } else {
     for (int64_t i = begin; i < end; ++i) {
-      multiply_atom<NT, WP, XP>(atoms + i * 32, matrix.part_step, tiles, row, x_step, i * kAtomCols + k0, k_size, acc);
+      U32x4 a[WP];
+      SMOE_UNROLL
+      for (int p = 0; p < WP; ++p) a[p] = ldg_stream(atoms + i * 32 + off(p, matrix.part_step));
+      multiply_atom<NT, WP, XP>(a, tiles, row, x_step, i * kAtomCols + k0, k_size, acc);
     }
   }
 }

@@ -53,7 +53,7 @@ TEST_CASE("grouped_gemm_hopper: what wgmma does not take goes to mma.sync") {
 
 TEST_CASE("grouped_gemm_hopper: no bank conflicts") {
   for (const bool glu : {false, true}) {
-    GroupedCase c = shape(128, 128, {130, 0, 40}, glu);
+    GroupedCase c = shape(128, 128, {128, 0, 48}, glu);
     c.out_parts = 1;
     c.traffic = true;
     check_grouped(c);

@@ -68,7 +68,7 @@ TEST_CASE("grouped_gemm: no rows") { check_grouped(shape(40, 24, {0, 0})); }
 
 TEST_CASE("grouped_gemm: no bank conflicts") {
   for (const bool glu : {false, true}) {
-    GroupedCase c = shape(128, 128, {130, 0, 40}, glu);
+    GroupedCase c = shape(128, 128, {128, 0, 48}, glu);
     c.out_parts = 1;
     c.traffic = true;
     check_grouped(c);
