@@ -2,6 +2,7 @@
 does not need it is still linked and run. The library that needs no CUDA (smoe_core) is CMake's."""
 
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -10,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import machine
 from context import ROOT, run
 
-CORE_FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-DSMOE_X86=1"]
+# As CMakeLists.txt has it.
+PROCESSOR = ["-DSMOE_X86=1"] if platform.machine() in ("x86_64", "AMD64") else []
+CORE_FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", *PROCESSOR]
 
 
 def sources(pattern):
@@ -25,7 +28,7 @@ def emulator_only(path):
 def layer_test(path):
     """Test cases of the layers above the kernels that run on a device, and do not ask the emulation for faults."""
     text = path.read_text()
-    on_device = '"backend.h"' in text or path.parent.name == "device"
+    on_device = "BACKEND_" in text or path.parent.name == "device"
     return on_device and re.search(r'emulate\("(?!schedule)', text) is None
 
 
@@ -69,7 +72,7 @@ class Builder:
             return [*self.launcher, os.environ.get("CXX", "c++"), *CORE_FLAGS, *library, *include, *tail]
         # Launches are optimised as the library's are; what only a test's host side needs is compiled faster.
         level = "-O3" if kind in ("kernels", "rig") else "-O2"
-        return [*self.launcher, self.nvcc, "-std=c++17", level, *self.arch, "-x", "cu", "-DSMOE_TEST_ON_GPU=1", "-DSMOE_X86=1",
+        return [*self.launcher, self.nvcc, "-std=c++17", level, *self.arch, "-x", "cu", "-DSMOE_TEST_ON_GPU=1", *PROCESSOR,
                 f'-DSMOE_SOURCE_DIR="{ROOT}"', "-Xcompiler", "-ffp-contract=off,-fPIC", *include, *tail]
 
     def compile(self, path, kind):

@@ -28,12 +28,12 @@ int launch_for(Stream stream, const AttendArgs& args) {
 }  // namespace
 
 int launch_attend_split(Stream stream, const AttendArgs& args) {
-  if (args.max_tokens == 0) return 0;
+  if (args.max_tokens <= 0) return 0;
   return args.cache.f32 ? launch_for<float>(stream, args) : launch_for<bf16>(stream, args);
 }
 
 int launch_attend_merge(Stream stream, const AttendArgs& args) {
-  if (args.max_tokens == 0) return 0;
+  if (args.max_tokens <= 0) return 0;
   return launch(stream, {args.max_tokens * args.heads, kAttendThreads, 0, true}, &attend_merge, args);
 }
 

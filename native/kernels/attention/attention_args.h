@@ -25,7 +25,7 @@ struct QkvFinishArgs {
   const float* q_norm = nullptr;  // [head_dim], or with Full [heads * head_dim]
   const float* k_norm = nullptr;
   float clip = 0;  // 0: off
-  RopeArgs rope;
+  RopeArgs rope;   // not interleaved
   const StepInput* step = nullptr;
   int64_t max_tokens = 0;
   KvPages cache;

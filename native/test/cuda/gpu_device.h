@@ -64,7 +64,11 @@ class DeviceMemory {
   }
   Stream stream() {
     Stream on = nullptr;
-    if (stream_ != nullptr) note(enter_stream(stream_, &on));
+    if (stream_ == nullptr) return on;
+    const CudaError refused = enter_stream(stream_, &on);
+    note(refused);
+    // Entering is a promise to leave, which the emulation keeps a lock for; the device stays the current one.
+    if (refused == CudaError::None) note(left_stream(stream_, 0));
     return on;
   }
   std::string fault() {

@@ -158,3 +158,16 @@ TEST_CASE("qkv_finish: far positions, and norms whose squares overflow") {
   check({2, 2, 5, 2, 1, 32, 16, HeadNorm::PerHead, 0, true, 1e25f});
   check({2, 2, 5, 2, 1, 32, 16, HeadNorm::Full, 0, true, 1e25f});
 }
+
+TEST_CASE("qkv_finish: rotations that it does not do are refused") {
+  Gpu gpu;
+  QkvFinishArgs args;
+  args.heads = args.kv_heads = 1;
+  args.max_tokens = 1;
+  args.head_dim = 8;
+  args.rope.half = 5;
+  CHECK(launch_qkv_finish(gpu.stream(), args) != 0);
+  args.rope.half = 4;
+  args.rope.interleaved = true;
+  CHECK(launch_qkv_finish(gpu.stream(), args) != 0);
+}
