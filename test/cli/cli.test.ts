@@ -46,7 +46,7 @@ test('a failure ends with 1 and one line with its code; SMOE_DEBUG adds the stac
 })
 
 test('a device that is not there is refused, never replaced', async () => {
-  const { code, stderr } = await runCli(['run', sampleModel, '--prompt-ids', '1', '--device', 'cuda:0'])
+  const { code, stderr } = await runCli(['run', sampleModel, '--prompt-ids', '1', '--device', 'cuda:99'])
   expect(code).toBe(1)
   expect(stderr).toContain('ERR_SMOE_DEVICE_UNAVAILABLE')
 })

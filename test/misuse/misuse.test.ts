@@ -113,7 +113,7 @@ const creations: [string, () => Partial<MoeLayerCreateOptions>, string, RegExp][
     /precision must be one of 'exact', 'fast'/,
   ],
   ['layerIndex', () => ({ layerIndex: -1 }), 'INVALID_ARGUMENT', /layerIndex/],
-  ['cuda', () => ({ device: 'cuda:0' }), 'DEVICE_UNAVAILABLE', /no CUDA backend/],
+  ['cuda', () => ({ device: 'cuda:99' }), 'DEVICE_UNAVAILABLE', /CUDA device 99 cannot be used/],
   ['signal', () => ({ signal: 1 as never }), 'INVALID_TYPE', /signal/],
   [
     'a disposed tensor',
@@ -273,7 +273,12 @@ const models: [string, () => unknown, string, RegExp][] = [
     'FILE_NOT_FOUND',
     /config.json does not exist/,
   ],
-  ['cuda', () => MoeModel.load(momentumModel, { device: 'cuda:0' }), 'DEVICE_UNAVAILABLE', /no CUDA backend/],
+  [
+    'cuda',
+    () => MoeModel.load(momentumModel, { device: 'cuda:99' }),
+    'DEVICE_UNAVAILABLE',
+    /CUDA device 99 cannot be used/,
+  ],
   [
     'a context above the model',
     () => MoeModel.load(momentumModel, { contextLength: 257 }),
