@@ -1,6 +1,7 @@
 // P3, P4 on mma.sync against double.
 #include "grouped_case.h"
 
+using namespace smoe;
 using namespace smoe::cu;
 using namespace smoe::cu::test;
 
