@@ -143,14 +143,17 @@ class DeviceArray {
     if (count_ > 0 && region_->data != nullptr) memory_->copy_out(values.data(), region_->data, count_ * sizeof(T));
     return values;
   }
-  // Bytes that still hold the pattern.
+  // Bytes of elements that hold nothing but the pattern: half an f32 has its bits now and then.
   size_t unwritten_bytes() const {
+    constexpr size_t kStep = sizeof(T) < sizeof kPoison ? sizeof kPoison : sizeof(T);
     const std::vector<T> values = download();
+    const auto* const bytes = reinterpret_cast<const unsigned char*>(values.data());
     size_t unwritten = 0;
-    for (size_t at = 0; at + 2 <= values.size() * sizeof(T); at += 2) {
-      uint16_t found;
-      std::memcpy(&found, reinterpret_cast<const unsigned char*>(values.data()) + at, 2);
-      if (found == kPoison) unwritten += 2;
+    for (size_t at = 0; at + kStep <= values.size() * sizeof(T); at += kStep) {
+      size_t same = 0;
+      for (size_t i = 0; i < kStep; i += sizeof kPoison)
+        same += std::memcmp(bytes + at + i, &kPoison, sizeof kPoison) == 0;
+      if (same * sizeof kPoison == kStep) unwritten += kStep;
     }
     return unwritten;
   }
