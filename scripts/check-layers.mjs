@@ -22,7 +22,17 @@ function matches(text, pattern) {
 }
 
 // ---- C++: a folder may include itself and what stands to its left.
-const nativeOrder = ['core', 'cuda', 'formats', 'kernels', 'device', 'layer', 'decoder', 'prepare', 'bindings']
+const nativeOrder = [
+  'core',
+  'cuda',
+  'formats',
+  'kernels',
+  'device',
+  'layer',
+  'decoder',
+  'prepare',
+  'bindings',
+]
 const apart = ['test', 'bench'] // may include everything; nothing includes them
 const native = path.join(root, 'native')
 
