@@ -11,10 +11,10 @@
 #include <random>
 #include <vector>
 
-#include "kernels/tuning/ceilings.h"
 #include "core/thread_pool.h"
 #include "formats/format_info.h"
 #include "formats/quantized.h"
+#include "kernels/tuning/ceilings.h"
 #include "layer/row_blocks.h"
 
 namespace {

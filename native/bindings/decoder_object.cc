@@ -11,10 +11,11 @@ Napi::Function DecoderObject::define(Napi::Env env) {
       env, kName,
       {StaticMethod<&DecoderObject::create>("create"), async_method<&DecoderObject::add_layer>("addLayer"),
        method<&DecoderObject::finish>("finish"), getter<&DecoderObject::bytes>("bytes"),
-       getter<&DecoderObject::device>("device"), getter<&DecoderObject::device_bytes>("deviceBytes"), async_method<&DecoderObject::forward>("forward"),
-       async_method<&DecoderObject::step>("step"), async_method<&DecoderObject::nll>("nll"),
-       async_method<&DecoderObject::trace>("trace"), method<&DecoderObject::counts>("counts"),
-       method<&DecoderObject::reset_stats>("resetStats"), method<&DecoderObject::dispose>("dispose")});
+       getter<&DecoderObject::device>("device"), getter<&DecoderObject::device_bytes>("deviceBytes"),
+       async_method<&DecoderObject::forward>("forward"), async_method<&DecoderObject::step>("step"),
+       async_method<&DecoderObject::nll>("nll"), async_method<&DecoderObject::trace>("trace"),
+       method<&DecoderObject::counts>("counts"), method<&DecoderObject::reset_stats>("resetStats"),
+       method<&DecoderObject::dispose>("dispose")});
 }
 
 DecoderObject::DecoderObject(const Napi::CallbackInfo& info) : TaggedObject(info) {

@@ -20,13 +20,14 @@ bool overlap(const void* a, const void* b, size_t bytes) {
 }  // namespace
 
 Napi::Function MoeLayerObject::define(Napi::Env env) {
-  return DefineClass(env, kName,
-                     {StaticMethod<&MoeLayerObject::create>("create"), getter<&MoeLayerObject::hidden>("hidden"),
-                      getter<&MoeLayerObject::expert_count>("expertCount"), getter<&MoeLayerObject::slots>("slots"),
-                      getter<&MoeLayerObject::bytes>("bytes"), getter<&MoeLayerObject::device>("device"), getter<&MoeLayerObject::device_bytes>("deviceBytes"),
-                      async_method<&MoeLayerObject::forward>("forward"),
-                      method<&MoeLayerObject::forward_sync>("forwardSync"), method<&MoeLayerObject::counts>("counts"),
-                      method<&MoeLayerObject::reset_stats>("resetStats"), method<&MoeLayerObject::dispose>("dispose")});
+  return DefineClass(
+      env, kName,
+      {StaticMethod<&MoeLayerObject::create>("create"), getter<&MoeLayerObject::hidden>("hidden"),
+       getter<&MoeLayerObject::expert_count>("expertCount"), getter<&MoeLayerObject::slots>("slots"),
+       getter<&MoeLayerObject::bytes>("bytes"), getter<&MoeLayerObject::device>("device"),
+       getter<&MoeLayerObject::device_bytes>("deviceBytes"), async_method<&MoeLayerObject::forward>("forward"),
+       method<&MoeLayerObject::forward_sync>("forwardSync"), method<&MoeLayerObject::counts>("counts"),
+       method<&MoeLayerObject::reset_stats>("resetStats"), method<&MoeLayerObject::dispose>("dispose")});
 }
 
 MoeLayerObject::MoeLayerObject(const Napi::CallbackInfo& info) : TaggedObject(info) {

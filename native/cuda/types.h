@@ -44,8 +44,8 @@ SMOE_HD To bit_cast(From value) {
 
 SMOE_HD float to_float(bf16 value) { return bit_cast<float>(static_cast<uint32_t>(value.bits) << 16); }
 
-// The value's bits shifted under an f32 exponent read 2^-112 too small, subnormals included. Finite values only: storage
-// of scales and zero points.
+// The value's bits shifted under an f32 exponent read 2^-112 too small, subnormals included. Finite values only:
+// storage of scales and zero points.
 SMOE_HD float to_float(f16 value) {
   const float magnitude = bit_cast<float>(static_cast<uint32_t>(value.bits & 0x7FFFu) << 13) * 0x1p112f;
   return bit_cast<float>(static_cast<uint32_t>(value.bits & 0x8000u) << 16 | bit_cast<uint32_t>(magnitude));
