@@ -551,6 +551,8 @@ export interface Ceilings {
   fmaGflops: number
   bf16Gflops: number
   int8Gops: number
+  /** codes of at most four bits; int8Gops where they are no faster */
+  int4Gops: number
 }
 export function measureCeilings(threads: number, cancel?: CancelToken): Promise<Ceilings>
 

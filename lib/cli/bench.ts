@@ -53,7 +53,10 @@ function ceilingsTable(results: readonly LayerResult[]): string {
   const rows = results.flatMap(({ tokens, ceilings }) =>
     ceilings === null ? [] : [[tokens, ...figures.map((figure) => ceilings[figure])].map(formatNumber)],
   )
-  return formatTable(['tokens', 'DRAM GB/s', 'cache GB/s', 'f32 GFLOP/s', 'bf16 GFLOP/s', 'int8 GOP/s'], rows)
+  return formatTable(
+    ['tokens', 'DRAM GB/s', 'cache GB/s', 'f32 GFLOP/s', 'bf16 GFLOP/s', 'int8 GOP/s', 'int4 GOP/s'],
+    rows,
+  )
 }
 
 /** What every result stands on. */

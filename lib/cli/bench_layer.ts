@@ -93,7 +93,14 @@ export async function createLayer(
 const measureCeilings = (signal: AbortSignal): Promise<Ceilings> =>
   abortable(signal, (cancel) => native().measureCeilings(native().runtimeInfo().threads, cancel))
 
-export const figures = ['dramReadGBs', 'l3ReadGBs', 'fmaGflops', 'bf16Gflops', 'int8Gops'] as const
+export const figures = [
+  'dramReadGBs',
+  'l3ReadGBs',
+  'fmaGflops',
+  'bf16Gflops',
+  'int8Gops',
+  'int4Gops',
+] as const
 
 /** One set of ceilings from several, figure by figure; none from none. */
 function merge(all: readonly (Ceilings | null)[], pick: (values: number[]) => number): Ceilings | null {
@@ -165,7 +172,9 @@ function summarise(
       ? ceilings.fmaGflops
       : bf16
         ? ceilings.bf16Gflops
-        : ceilings.int8Gops
+        : format === 'w8'
+          ? ceilings.int8Gops
+          : ceilings.int4Gops
   const arithmetic = flops / (peak * 1e9)
   const roofline = Math.max(memory, arithmetic)
   return {

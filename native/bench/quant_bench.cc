@@ -101,7 +101,9 @@ void report(const KernelTable& table, ThreadPool& pool, WeightFormat format, Pre
   if (!pack_quantized(source, &bench.matrix).ok()) std::abort();
   const double pack_rate = static_cast<double>(source.codes.size()) / (now() - begin) / 1e9;
   const RowKind kind = row_layout(bench.matrix, precision).kind;
-  const double peak = kind == RowKind::Int8 ? top.int8_gops : kind == RowKind::Bf16 ? top.bf16_gflops : top.fma_gflops;
+  const double peak = kind == RowKind::Int8   ? (format == WeightFormat::W8 ? top.int8_gops : top.int4_gops)
+                      : kind == RowKind::Bf16 ? top.bf16_gflops
+                                              : top.fma_gflops;
   std::printf(
       "\n%s %s, packed %zu MB at %.2f GB/s of codes\n  m     Gop/s  of peak    best   DRAM GB/s  of read  adjacent "
       "tiles\n",

@@ -37,6 +37,7 @@ class CeilingsTask : public AsyncTask {
     object.Set("fmaGflops", ceilings_.fma_gflops);
     object.Set("bf16Gflops", ceilings_.bf16_gflops);
     object.Set("int8Gops", ceilings_.int8_gops);
+    object.Set("int4Gops", ceilings_.int4_gops);
     return object;
   }
 

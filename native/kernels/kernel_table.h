@@ -174,6 +174,8 @@ struct KernelTable {
   float (*probe_bf16)(int64_t rounds, double* flops);
   // The byte dot product that Int8 rows use, two operations per product.
   float (*probe_int8)(int64_t rounds, double* ops);
+  // The same for codes of at most four bits. Null: no faster.
+  float (*probe_int4)(int64_t rounds, double* ops);
 };
 
 // Tables by name; null when this build or this CPU lacks the instruction set.

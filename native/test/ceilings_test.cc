@@ -24,6 +24,14 @@ TEST_CASE("the probes of machine ceilings do the work that they report") {
     CHECK(std::isfinite(table.probe_bf16(10, &once)));
     CHECK(once > twice / 2);
   }
+  // Rounds that do something: the sum of the chains' first values alone is 0 + 1 + ... over 16 lanes.
+  double ops = 0, more = 0;
+  CHECK(table.probe_int8(8, &ops) > table.probe_int8(0, &more));
+  CHECK(more == 0);
+  if (table.probe_int4 != nullptr) {
+    CHECK(table.probe_int4(1, &more) == table.probe_int8(8, &ops));  // a round is eight steps of the same sums
+    CHECK(more == ops / 2);  // which was added to twice
+  }
 }
 
 TEST_CASE("measuring the machine ceilings can be cancelled") {

@@ -72,21 +72,52 @@ float k_probe_bf16(int64_t rounds, double* flops) {
 constexpr float (*k_probe_bf16)(int64_t, double*) = nullptr;
 #endif
 
-// Where products are summed in 16 bits first, the ceiling is that of codes of four bits: eight sums before widening
-// (int8-inl.h). Codes of eight bits must widen each.
+// Operands of the byte probes. All different, as above; where products and sums are separate instructions, products of
+// operands known to stay would be made once: hence SMOE_FORGET.
+struct ProbeCodes {
+  unsigned char table[64];
+  int32_t x;
+  ProbeCodes() {
+    volatile int32_t source = 0x01020304;
+    x = source;
+    for (int i = 0; i < 64; ++i) table[i] = static_cast<unsigned char>((x + i) % 16);
+  }
+};
+
+float finish_probe(const VI (&acc)[kChains], int64_t steps, double* ops) {
+  V sum = v_zero();
+  SMOE_UNROLL
+  for (int i = 0; i < kChains; ++i) sum = v_add(sum, v_from_int(acc[i]));
+  *ops += static_cast<double>(steps) * kChains * 128;
+  return v_sum(sum);
+}
+
 float k_probe_int8(int64_t rounds, double* ops) {
-  volatile int32_t source = 0x01020304;
-  const int32_t x = source;
-  unsigned char table[64];  // all different, as above
-  for (int i = 0; i < 64; ++i) table[i] = static_cast<unsigned char>(x + i);
-  const unsigned char* codes = table;
+  const ProbeCodes operands;
+  const unsigned char* codes = operands.table;
   VI acc[kChains];
   SMOE_UNROLL
   for (int i = 0; i < kChains; ++i) acc[i] = v_set_int(i);
-  // Where products and sums are separate instructions, products of operands known to stay would be made once: hence
-  // SMOE_FORGET.
+  for (int64_t n = 0; n < rounds; ++n) {
+    SMOE_UNROLL
+    for (int i = 0; i < kChains; ++i) {
+      SMOE_FORGET(codes);
+      acc[i] = v_dot8(acc[i], v_load_codes(codes), operands.x);
+    }
+  }
+  return finish_probe(acc, rounds, ops);
+}
+
 #if defined(SMOE_SUM16)
-  for (int64_t n = 0; n < rounds; n += 8) {
+// As int8-inl.h multiplies codes of four bits: eight sums of pairs in 16 bits before they are widened. A round is eight
+// steps.
+float k_probe_int4(int64_t rounds, double* ops) {
+  const ProbeCodes operands;
+  const unsigned char* codes = operands.table;
+  VI acc[kChains];
+  SMOE_UNROLL
+  for (int i = 0; i < kChains; ++i) acc[i] = v_set_int(i);
+  for (int64_t n = 0; n < rounds; ++n) {
     VI sum[kChains];
     SMOE_UNROLL
     for (int i = 0; i < kChains; ++i) sum[i] = v_set_int(0);
@@ -94,26 +125,16 @@ float k_probe_int8(int64_t rounds, double* ops) {
       SMOE_UNROLL
       for (int i = 0; i < kChains; ++i) {
         SMOE_FORGET(codes);
-        sum[i] = v_add16(sum[i], v_pairs8(v_load_codes(codes), x));
+        sum[i] = v_add16(sum[i], v_pairs8(v_load_codes(codes), operands.x));
       }
     }
     SMOE_UNROLL
     for (int i = 0; i < kChains; ++i) acc[i] = v_add_int(acc[i], v_widen16(sum[i]));
   }
-#else
-  for (int64_t n = 0; n < rounds; ++n) {
-    SMOE_UNROLL
-    for (int i = 0; i < kChains; ++i) {
-      SMOE_FORGET(codes);
-      acc[i] = v_dot8(acc[i], v_load_codes(codes), x);
-    }
-  }
-#endif
-  V sum = v_zero();
-  SMOE_UNROLL
-  for (int i = 0; i < kChains; ++i) sum = v_add(sum, v_from_int(acc[i]));
-  *ops += static_cast<double>(rounds) * kChains * 128;
-  return v_sum(sum);
+  return finish_probe(acc, 8 * rounds, ops);
 }
+#else
+constexpr float (*k_probe_int4)(int64_t, double*) = nullptr;
+#endif
 
 }  // namespace

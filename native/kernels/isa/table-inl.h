@@ -61,6 +61,7 @@ const KernelTable SMOE_ISA_TABLE = {
     k_probe_fma,
     k_probe_bf16,
     k_probe_int8,
+    k_probe_int4,
 };
 
 }  // namespace smoe

@@ -148,6 +148,8 @@ Status measure_ceilings(ThreadPool& pool, int threads, const CancelFlag* cancel,
   result.bf16_gflops =
       table->probe_bf16 != nullptr ? arithmetic_rate(watch, table->probe_bf16, cancel) / 1e9 : result.fma_gflops;
   result.int8_gops = arithmetic_rate(watch, table->probe_int8, cancel) / 1e9;
+  result.int4_gops =
+      table->probe_int4 != nullptr ? arithmetic_rate(watch, table->probe_int4, cancel) / 1e9 : result.int8_gops;
   result.threads = watch.threads();
   if (cancelled(cancel)) return error(Code::Cancelled, "cancelled");
   *out = result;

@@ -12,6 +12,7 @@ struct Ceilings {
   double dram_read_gbs = 0, l3_read_gbs = 0;  // 1e9 bytes per second, all threads together; l3 0 = unknown cache sizes
   double fma_gflops = 0, bf16_gflops = 0;     // bf16 = fma where there is no bf16 dot product
   double int8_gops = 0;                       // byte dot products, two operations per product
+  double int4_gops = 0;                       // the same of codes of at most four bits
 };
 
 // About one second, under the active kernel table. Best of several laps each: a ceiling is what nothing disturbed.
