@@ -30,7 +30,7 @@ TEST_CASE("the probes of machine ceilings do the work that they report") {
   CHECK(more == 0);
   if (table.probe_int4 != nullptr) {
     CHECK(table.probe_int4(1, &more) == table.probe_int8(8, &ops));  // a round is eight steps of the same sums
-    CHECK(more == ops / 2);  // which was added to twice
+    CHECK(more == ops / 2);                                          // which was added to twice
   }
 }
 
