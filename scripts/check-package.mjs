@@ -115,7 +115,9 @@ const plugin =
 
 function pack() {
   const before = fs.existsSync(path.join(root, 'prebuilds'))
-  must('node', [path.join(root, 'scripts', 'prebuild.cjs')], { cwd: root })
+  const { SMOE_CUDA } = process.env
+  const env = SMOE_CUDA === undefined ? cleanEnv : { ...cleanEnv, SMOE_CUDA }
+  must('node', [path.join(root, 'scripts', 'prebuild.cjs')], { cwd: root, env })
   must('npm', ['pack', '--pack-destination', work], { cwd: root })
   if (!before) fs.rmSync(path.join(root, 'prebuilds'), { recursive: true })
   const name = fs.readdirSync(work).find((file) => file.endsWith('.tgz'))
