@@ -2,36 +2,32 @@
 
 #include <new>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "core/slab.h"
 
 namespace smoe {
 namespace {
 
 constexpr size_t kAlignment = 64;  // one cache line, one chunk of a packed tile
 
+// Four huge pages: from here on whole pages of its own waste at most an eighth on average.
+constexpr size_t kMapFrom = 4 * kHugePage;
+// Eight small pages: smaller runs are not worth a walk through the slabs, nor does reading them stream.
+constexpr size_t kSlabFrom = size_t{32} << 10;
+
 #if defined(__linux__)
-constexpr size_t kHugePage = size_t{2} << 20;
-// Two huge pages: below that, aligning to 2 MiB wastes more than the saved TLB misses are worth.
-constexpr size_t kMapFrom = 2 * kHugePage;
-
-size_t mapped_bytes(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
-
-void* map_huge(size_t bytes) {
-  const size_t length = mapped_bytes(bytes);
-  // mmap aligns to 4 KiB only: map one huge page more and give the ends back.
-  void* base = mmap(nullptr, length + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (base == MAP_FAILED) return nullptr;
-  const uintptr_t start = reinterpret_cast<uintptr_t>(base);
-  const size_t head = (kHugePage - start % kHugePage) % kHugePage;
-  if (head > 0) munmap(base, head);
-  char* aligned = static_cast<char*>(base) + head;
-  munmap(aligned + length, kHugePage - head);
-  madvise(aligned, length, MADV_HUGEPAGE);  // advice: a kernel without huge pages refuses and nothing is lost
-  return aligned;
-}
+constexpr bool kHugePages = true;
+#else
+constexpr bool kHugePages = false;
 #endif
+// AddressSanitizer sees no overrun from one buffer of a slab into the next.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kSlabs = false;
+#else
+constexpr bool kSlabs = kHugePages;
+#endif
+
+bool mapped(size_t bytes) { return kHugePages && bytes >= kMapFrom; }
+bool in_slab(size_t bytes) { return kSlabs && bytes >= kSlabFrom && bytes < kMapFrom; }
 
 }  // namespace
 
@@ -40,11 +36,12 @@ Status Buffer::allocate(size_t bytes) {
   if (bytes == 0) return {};
   void* memory = nullptr;
   if (bytes <= static_cast<size_t>(PTRDIFF_MAX) / 2) {
-#if defined(__linux__)
-    memory = bytes >= kMapFrom ? map_huge(bytes) : ::operator new(bytes, std::align_val_t(kAlignment), std::nothrow);
-#else
-    memory = ::operator new(bytes, std::align_val_t(kAlignment), std::nothrow);
-#endif
+    if (mapped(bytes)) {
+      memory = map_huge(bytes);
+    } else {
+      if (in_slab(bytes)) memory = SlabPool::process().allocate(bytes);
+      if (memory == nullptr) memory = ::operator new(bytes, std::align_val_t(kAlignment), std::nothrow);
+    }
   }
   if (memory == nullptr) return error(Code::OutOfMemory, "could not allocate %zu bytes", bytes);
   data_ = memory;
@@ -54,14 +51,11 @@ Status Buffer::allocate(size_t bytes) {
 
 void Buffer::release() {
   if (data_ == nullptr) return;
-#if defined(__linux__)
-  if (bytes_ >= kMapFrom)
-    munmap(data_, mapped_bytes(bytes_));
-  else
+  if (mapped(bytes_)) {
+    unmap_huge(data_, bytes_);
+  } else if (!in_slab(bytes_) || !SlabPool::process().release(data_, bytes_)) {
     ::operator delete(data_, std::align_val_t(kAlignment));
-#else
-  ::operator delete(data_, std::align_val_t(kAlignment));
-#endif
+  }
   data_ = nullptr;
   bytes_ = 0;
 }

@@ -1,4 +1,4 @@
-// Owned, 64-byte aligned memory (2 MiB aligned and huge-page advised when large), never throwing.
+// Owned, 64-byte aligned memory, on huge pages where it is not small, never throwing.
 #pragma once
 
 #include <cstddef>
