@@ -1,5 +1,6 @@
 // Medium-sized, long-lived memory (packed matrices, their scales) side by side on huge pages. A matrix of a quantized
-// expert is smaller than a huge page, and read from 4 KiB pages it reaches two thirds of the bandwidth (bench/NOTES.md).
+// expert is smaller than a huge page, and read from 4 KiB pages it reaches two thirds of the bandwidth
+// (bench/NOTES.md).
 #pragma once
 
 #include <cstddef>

@@ -11,7 +11,8 @@ using namespace smoe;
 
 TEST_CASE("buffers are aligned, writable to the last byte, and moved without a copy") {
   const size_t mib = size_t{1} << 20;
-  for (const size_t bytes : {size_t{1}, size_t{63}, size_t{4096}, size_t{32} << 10, 8 * mib - 1, 8 * mib, 9 * mib + 7}) {
+  for (const size_t bytes :
+       {size_t{1}, size_t{63}, size_t{4096}, size_t{32} << 10, 8 * mib - 1, 8 * mib, 9 * mib + 7}) {
     Buffer buffer;
     REQUIRE(buffer.allocate(bytes).ok());
     CHECK(buffer.bytes() == bytes);
