@@ -490,7 +490,8 @@ export class QuantizedMatrix {
     damping: number
     deadColumns: number
   }
-  parts(): NativeQuantizedParts
+  /** Codes are packed on the op thread; the matrix may be disposed of meanwhile. */
+  parts(cancel?: CancelToken): Promise<NativeQuantizedParts>
   dequantize(): Float32Array
   dispose(): void
 }

@@ -1,6 +1,8 @@
 'use strict'
 // Reads the counts that doctest prints, so that a suite of zero tests cannot pass for a good one.
 
+const { spawn } = require('node:child_process')
+
 /** Sums every "[doctest] test cases: a | b passed | c failed | d skipped" line of `text`; null when there is none. */
 function doctestCounts(text) {
   const plain = text.replace(/\u001b\[[0-9;]*m/g, '')
@@ -27,4 +29,38 @@ function doctestResult({ status, output }) {
   return counts
 }
 
-module.exports = { doctestResult, SKIPPED }
+/**
+ * Runs test programs, `limit` at a time. runs: { label, command: [file, ...args], env? }.
+ * done(run, result, { status, signal, output }) as each ends; resolves to the results in the order of `runs`.
+ */
+async function runDoctests(runs, limit, cwd, done) {
+  const results = new Array(runs.length)
+  let next = 0
+  const one = async () => {
+    for (let index = next++; index < runs.length; index = next++) {
+      const { command, env } = runs[index]
+      const child = spawn(command[0], command.slice(1), {
+        cwd,
+        env: { ...process.env, ...env },
+        stdio: ['ignore', 'pipe', 'pipe'],
+      })
+      const chunks = []
+      child.stdout.on('data', (chunk) => chunks.push(chunk))
+      child.stderr.on('data', (chunk) => chunks.push(chunk))
+      const [status, signal] = await new Promise((resolve) => {
+        child.on('error', (error) => {
+          chunks.push(Buffer.from(`${error.message}\n`))
+          resolve([null, null])
+        })
+        child.on('close', (...end) => resolve(end))
+      })
+      const output = Buffer.concat(chunks).toString()
+      results[index] = doctestResult({ status, output })
+      done(runs[index], results[index], { status, signal, output })
+    }
+  }
+  await Promise.all(Array.from({ length: Math.max(1, limit) }, one))
+  return results
+}
+
+module.exports = { doctestResult, runDoctests, SKIPPED }

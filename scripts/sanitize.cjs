@@ -7,7 +7,7 @@
 const fs = require('node:fs')
 const path = require('node:path')
 const { spawnSync } = require('node:child_process')
-const { doctestResult } = require('./doctest.cjs')
+const { runDoctests } = require('./doctest.cjs')
 const { SetupError, dropForeignBuild, guard, inRoot, jobs, root, run, step } = require('./setup.cjs')
 
 // Test cases that start threads or share state between them, by the words their names use.
@@ -33,39 +33,40 @@ function build(dir, sanitize, targets, options) {
   run('cmake', ['--build', dir, '--parallel', jobs(), '--target', ...targets])
 }
 
-function nativeTests(name, sanitize, isas, args) {
+async function nativeTests(name, sanitize, isas, args) {
   const dir = inRoot(`build-${name}`)
   const emulated = 'smoe_cuda_emu_tests'
   // Nothing but what runs: compilers are slow under sanitizers.
   const targets = name === 'asan' ? ['smoe_tests', emulated] : ['smoe_tests']
   build(dir, sanitize, targets, ['-DSMOE_TESTS=ON', `-DSMOE_ADDON=${name === 'asan' ? 'ON' : 'OFF'}`])
-  const total = { passed: 0, failed: 0, skipped: 0 }
-  const runs = isas.map((isa) => ({ isa, binary: 'smoe_tests', label: isa ? `, ${isa}` : '' }))
-  if (name === 'asan') runs.push({ binary: emulated, label: ', CUDA kernels in emulation' })
-  for (const { isa, binary, label } of runs) {
-    step(`${name}${label}`)
-    const env = {
-      ...process.env,
-      ASAN_OPTIONS: 'detect_leaks=1',
-      TSAN_OPTIONS: 'halt_on_error=0 exitcode=66',
-    }
-    if (isa) env.SMOE_ISA = isa
-    const command = [path.join(dir, 'native', 'test', binary), '--no-colors', ...args]
-    // Whole layers and models on an emulated device take too long here; its kernels have a run of their own.
-    if (binary === 'smoe_tests') command.push('-tce=*emulated*')
-    // ThreadSanitizer cannot map its shadow memory under some address space layouts: ask for the plain one if possible.
-    if (name === 'tsan' && spawnSync('setarch', ['-R', 'true']).status === 0) command.unshift('setarch', '-R')
-    const child = spawnSync(command[0], command.slice(1), {
-      cwd: root,
-      env,
-      encoding: 'utf8',
-      maxBuffer: 2 ** 28,
-    })
-    const output = `${child.stdout ?? ''}${child.stderr ?? ''}`
-    const result = doctestResult({ status: child.status, output })
-    if (result.failed > 0) console.log(`${output.slice(-20000)}\n(exit ${child.signal ?? child.status})`)
-    for (const key of Object.keys(total)) total[key] += result[key]
+  const program = (target) => path.join(dir, 'native', 'test', target)
+  const checks = { ASAN_OPTIONS: 'detect_leaks=1', TSAN_OPTIONS: 'halt_on_error=0 exitcode=66' }
+  // Whole layers and models on an emulated device take too long here; its kernels have a run of their own.
+  const runs = isas.map((isa) => ({
+    label: isa ? `${name}, ${isa}` : name,
+    command: [program('smoe_tests'), '--no-colors', '-tce=*emulated*', ...args],
+    env: { ...checks, ...(isa ? { SMOE_ISA: isa } : {}) },
+  }))
+  if (name === 'asan') {
+    const label = `${name}, CUDA kernels in emulation`
+    runs.unshift({ label, command: [program(emulated), '--no-colors'], env: checks }) // the longest one first
   }
+  // ThreadSanitizer cannot map its shadow memory under some address space layouts: ask for the plain one if possible.
+  if (name === 'tsan' && spawnSync('setarch', ['-R', 'true']).status === 0) {
+    for (const one of runs) one.command.unshift('setarch', '-R')
+  }
+  step(runs.map(({ label }) => label).join('; '))
+  const results = await runDoctests(
+    runs,
+    Number(jobs()),
+    root,
+    ({ label }, result, { status, signal, output }) => {
+      if (result.failed > 0) console.log(`${label}:\n${output.slice(-20000)}\n(exit ${signal ?? status})`)
+      else console.log(`${label}: ${result.passed} passed`)
+    },
+  )
+  const total = { passed: 0, failed: 0, skipped: 0 }
+  for (const result of results) for (const key of Object.keys(total)) total[key] += result[key]
   return total
 }
 
@@ -116,10 +117,10 @@ const suites = {
   addon: addonTests,
 }
 
-guard(() => {
+guard(async () => {
   const suite = suites[process.argv[2]]
   if (!suite) throw new SetupError(`usage: node scripts/sanitize.cjs ${Object.keys(suites).join(' | ')}`)
-  const { passed, failed, skipped } = suite()
+  const { passed, failed, skipped } = await suite()
   console.log(`${passed} passed, ${failed} failed, ${skipped} skipped`)
   return failed === 0 ? 0 : 1
 })

@@ -170,9 +170,10 @@ function setup({ tests = false } = {}) {
 }
 
 /** Runs `main` and turns a SetupError into one clear line. */
-function guard(main) {
+/** Runs `main`, which may be asynchronous and returns the exit code. */
+async function guard(main) {
   try {
-    process.exitCode = main() ?? 0
+    process.exitCode = (await main()) ?? 0
   } catch (error) {
     if (!(error instanceof SetupError)) throw error
     console.error(`\nerror: ${error.message}`)

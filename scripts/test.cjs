@@ -3,8 +3,8 @@
 // with one line that adds everything up. `--native` or `--js` runs one half; further arguments go to jest.
 const fs = require('node:fs')
 const { spawnSync } = require('node:child_process')
-const { doctestResult, SKIPPED } = require('./doctest.cjs')
-const { guard, inRoot, setup, step, root } = require('./setup.cjs')
+const { SKIPPED, runDoctests } = require('./doctest.cjs')
+const { guard, inRoot, jobs, setup, step, root } = require('./setup.cjs')
 
 const args = process.argv.slice(2)
 const only = args.find((arg) => arg === '--native' || arg === '--js')
@@ -21,36 +21,36 @@ function registered() {
   return tests.map(({ name }) => /^native\.(\w+)$/.exec(name)?.[1]).filter(Boolean)
 }
 
-function runDoctest(name, file, env, filters = []) {
-  step(`C++ tests, ${name}`)
-  const child = spawnSync(file, ['--no-colors', ...filters], {
-    cwd: root,
-    env: { ...process.env, ...env },
-    encoding: 'utf8',
-    maxBuffer: 2 ** 28,
-  })
-  const output = `${child.stdout ?? ''}${child.stderr ?? ''}`
-  const result = doctestResult({ status: child.status, output })
-  if (result.failed > 0) console.log(`${output}\n(exit ${child.signal ?? child.status})`)
-  else if (child.status === SKIPPED) console.log(`skipped: this CPU lacks ${name}`)
-  else console.log(`${result.passed} test cases passed`)
-  return { name: `native.${name}`, ...result }
-}
-
-function nativeTests() {
+async function nativeTests() {
   // Layers on an emulated device depend on no instruction set.
-  const results = registered().map((isa) =>
-    runDoctest(isa, binary('smoe_tests'), { SMOE_ISA: isa }, ['-tce=*emulated*']),
-  )
-  // The CUDA kernels in emulation, and the layers above them; not built on Windows.
+  const runs = registered().map((isa) => ({
+    name: isa,
+    command: [binary('smoe_tests'), '--no-colors', '-tce=*emulated*'],
+    env: { SMOE_ISA: isa },
+  }))
+  // The CUDA kernels in emulation, and the layers above them, which take longest; not built on Windows.
   const emulated = binary('smoe_cuda_emu_tests')
   if (fs.existsSync(emulated)) {
-    results.push(runDoctest('cuda_emu', emulated, {}))
-    results.push(runDoctest('layers_emulated', binary('smoe_tests'), {}, ['-tc=*emulated*']))
+    runs.unshift(
+      { name: 'cuda_emu', command: [emulated, '--no-colors'] },
+      { name: 'layers_emulated', command: [binary('smoe_tests'), '--no-colors', '-tc=*emulated*'] },
+    )
   }
   const device = binary('smoe_cuda_device_tests')
-  if (fs.existsSync(device)) results.push(runDoctest('cuda_device', device, {}))
-  return results.length > 0 ? results : [{ name: 'native', passed: 0, failed: 1, skipped: 0 }]
+  if (fs.existsSync(device)) runs.push({ name: 'cuda_device', command: [device, '--no-colors'] })
+  if (runs.length === 0) return [{ name: 'native', passed: 0, failed: 1, skipped: 0 }]
+  step(`C++ tests: ${runs.map(({ name }) => name).join(', ')}`)
+  const results = await runDoctests(
+    runs,
+    Number(jobs()),
+    root,
+    ({ name }, result, { status, signal, output }) => {
+      if (result.failed > 0) console.log(`${name}:\n${output}\n(exit ${signal ?? status})`)
+      else if (status === SKIPPED) console.log(`${name}: skipped, this CPU lacks it`)
+      else console.log(`${name}: ${result.passed} test cases passed`)
+    },
+  )
+  return runs.map(({ name }, i) => ({ name: `native.${name}`, ...results[i] }))
 }
 
 /** Whether the CUDA plug-in finds a GPU that it can use. In a child: a process loads one backend, jest an emulated one. */
@@ -92,9 +92,12 @@ function runJest(name, args, env) {
   return result
 }
 
-guard(() => {
+guard(async () => {
   setup({ tests: only !== '--js' })
-  const results = [...(only === '--js' ? [] : nativeTests()), ...(only === '--native' ? [] : jestTests())]
+  const results = [
+    ...(only === '--js' ? [] : await nativeTests()),
+    ...(only === '--native' ? [] : jestTests()),
+  ]
   const total = { passed: 0, failed: 0, skipped: 0 }
   console.log('')
   for (const { name, passed, failed, skipped } of results) {

@@ -16,10 +16,10 @@ export class CanonicalLayer {
   constructor(private readonly layer: number) {}
 
   /** Copies what the file will hold; the matrix may be disposed of afterwards. */
-  add(role: Role, expert: number, matrix: QuantizedMatrix): void {
+  async add(role: Role, expert: number, matrix: QuantizedMatrix): Promise<void> {
     const stem = canonicalStem(this.layer, role, matrix.format)
+    const parts = await matrix.parts()
     const stack = this.#stacks.get(stem) ?? { ids: [], parts: [] }
-    const parts = matrix.parts()
     const first = stack.parts[0]
     if (
       first !== undefined &&

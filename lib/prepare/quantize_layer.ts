@@ -157,7 +157,7 @@ export class LayerWork {
       const plan = this.plan.experts[expert]!
       const matrices = await this.#expert(source, plan)
       for (const [projection, matrix] of matrices) {
-        stacked.add(`experts.${projection}`, expert, matrix)
+        await stacked.add(`experts.${projection}`, expert, matrix)
         squaredError += matrix.report.squaredError
         squaredWeight += matrix.report.squaredWeight
         report.bytesBefore += bytesOf(source[projection]!)
@@ -230,7 +230,7 @@ export class LayerWork {
       const matrix = await abortable(signal, (cancel) =>
         native().QuantizedMatrix.quantize(weight, options, undefined, cancel),
       )
-      stacked.add(`shared.${projection}`, 0, matrix)
+      await stacked.add(`shared.${projection}`, 0, matrix)
       matrix.dispose()
       bytes += bytesOf(weight)
     }
@@ -256,7 +256,7 @@ export class LayerWork {
       ),
     )
     const stacked = new CanonicalLayer(this.index)
-    stacked.add('router.weight', 0, matrix)
+    await stacked.add('router.weight', 0, matrix)
     matrix.dispose()
     this.plan.router = { ratio, kl, klPlain }
     return stacked.tensors()

@@ -6,13 +6,15 @@
 namespace smoe {
 namespace {
 
-Napi::Value packed_codes(napi_env env, WeightFormat format, const std::vector<uint8_t>& codes, int64_t rows,
-                         int64_t cols) {
+std::vector<uint8_t> packed_codes(WeightFormat format, const std::vector<uint8_t>& codes, int64_t rows, int64_t cols) {
   const int64_t bytes = code_row_bytes(format, cols);
-  const NewArray array = new_array(env, napi_uint8_array, rows * bytes);
-  for (int64_t r = 0; r < rows; ++r)
-    pack_row_codes(format, codes.data() + r * cols, cols, static_cast<uint8_t*>(array.data) + r * bytes);
-  return array.value;
+  std::vector<uint8_t> packed(static_cast<size_t>(rows * bytes));
+  for (int64_t r = 0; r < rows; ++r) pack_row_codes(format, codes.data() + r * cols, cols, packed.data() + r * bytes);
+  return packed;
+}
+
+Napi::Value byte_copy(napi_env env, const std::vector<uint8_t>& bytes) {
+  return copied_array(env, napi_uint8_array, bytes.data(), static_cast<int64_t>(bytes.size()));
 }
 
 Napi::Value float_copy(napi_env env, const std::vector<float>& values) {
@@ -56,6 +58,49 @@ class FromTask : public MakeTask {
   }
 };
 
+// Holds the matrix, which may be disposed of meanwhile.
+class PartsTask : public AsyncTask {
+ public:
+  explicit PartsTask(std::shared_ptr<const NativeQuantized> from) : from_(std::move(from)) {}
+
+ protected:
+  Status run() override {
+    const QuantizedMatrix& m = from_->matrix;
+    codes_.push_back(packed_codes(m.format, m.codes, m.rows, m.cols));
+    for (const QuantizedMatrix::Plane& plane : m.planes) {
+      if (cancelled(cancel())) return Status(Code::Cancelled, "cancelled");
+      codes_.push_back(packed_codes(WeightFormat::W1, plane.bits, m.rows, m.cols));
+    }
+    return Status();
+  }
+  Napi::Value result(Napi::Env env) override {
+    const QuantizedMatrix& m = from_->matrix;
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("format", weight_format_name(m.format));
+    object.Set("rows", static_cast<double>(m.rows));
+    object.Set("cols", static_cast<double>(m.cols));
+    object.Set("group", static_cast<double>(m.group));
+    object.Set("mul", m.mul);
+    object.Set("codebook", m.codebook);
+    object.Set("codes", byte_copy(env, codes_[0]));
+    object.Set("scales", float_copy(env, m.scales));
+    if (!m.zeros.empty()) object.Set("zeros", float_copy(env, m.zeros));
+    Napi::Array planes = Napi::Array::New(env);
+    for (uint32_t i = 0; i < m.planes.size(); ++i) {
+      Napi::Object plane = Napi::Object::New(env);
+      plane.Set("codes", byte_copy(env, codes_[i + 1]));
+      plane.Set("scales", float_copy(env, m.planes[i].scales));
+      planes[i] = plane;
+    }
+    object.Set("planes", planes);
+    return object;
+  }
+
+ private:
+  std::shared_ptr<const NativeQuantized> from_;
+  std::vector<std::vector<uint8_t>> codes_;  // of the matrix, then of its planes
+};
+
 }  // namespace
 
 // from(parts, cancel)
@@ -93,27 +138,10 @@ Napi::Value QuantizedMatrixObject::from_parts(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value QuantizedMatrixObject::parts(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  const QuantizedMatrix& m = native(env)->matrix;
-  Napi::Object object = Napi::Object::New(env);
-  object.Set("format", weight_format_name(m.format));
-  object.Set("rows", static_cast<double>(m.rows));
-  object.Set("cols", static_cast<double>(m.cols));
-  object.Set("group", static_cast<double>(m.group));
-  object.Set("mul", m.mul);
-  object.Set("codebook", m.codebook);
-  object.Set("codes", packed_codes(env, m.format, m.codes, m.rows, m.cols));
-  object.Set("scales", float_copy(env, m.scales));
-  if (!m.zeros.empty()) object.Set("zeros", float_copy(env, m.zeros));
-  Napi::Array planes = Napi::Array::New(env);
-  for (uint32_t i = 0; i < m.planes.size(); ++i) {
-    Napi::Object plane = Napi::Object::New(env);
-    plane.Set("codes", packed_codes(env, WeightFormat::W1, m.planes[i].bits, m.rows, m.cols));
-    plane.Set("scales", float_copy(env, m.planes[i].scales));
-    planes[i] = plane;
-  }
-  object.Set("planes", planes);
-  return object;
+  return guarded_async(info.Env(), [&]() -> Napi::Value {
+    auto task = std::make_shared<PartsTask>(native(info.Env()));
+    return AsyncTask::start(info.Env(), std::move(task), CancelTokenObject::flag_of(info.Env(), info[0]));
+  });
 }
 
 }  // namespace smoe

@@ -19,7 +19,7 @@ test('from() copies before it returns, and gives the parts back', async () => {
   given.codes.fill(0)
   given.scales.fill(NaN)
   const matrix = await promise
-  const { codes, scales, planes } = matrix.parts()
+  const { codes, scales, planes } = await matrix.parts()
   expect({ codes, scales, planes }).toEqual({ codes: expected.codes, scales: expected.scales, planes: [] })
   expect([...matrix.dequantize().subarray(0, 4)]).toEqual([15 - 8, 0 - 8, 14 - 8, 1 - 8])
   matrix.dispose()
@@ -57,6 +57,17 @@ test.each<[string, Partial<NativeQuantizedParts>, string, RegExp]>([
   )
 })
 
+test('parts() outlives dispose(), and does not begin once it is cancelled', async () => {
+  const matrix = await native().QuantizedMatrix.from(parts())
+  const cancel = new (native().CancelToken)()
+  cancel.cancel()
+  await expectFailure(() => matrix.parts(cancel), 'ERR_SMOE_CANCELLED', /cancelled/)
+  const promise = matrix.parts()
+  matrix.dispose()
+  expect((await promise).codes).toEqual(parts().codes)
+  await expectFailure(() => matrix.parts(), 'ERR_SMOE_DISPOSED', /disposed/)
+})
+
 test('from() does not begin once it is cancelled', async () => {
   const cancel = new (native().CancelToken)()
   cancel.cancel()
@@ -72,7 +83,7 @@ test('quantize() takes scales of columns and rows, and refuses others', async ()
   const scaled = await native().QuantizedMatrix.quantize(source, { ...options, inputScale, rowScale })
   const values = data.map((value, i) => value * inputScale[i % 16]! * rowScale[Math.floor(i / 16)]!)
   const plain = await native().QuantizedMatrix.quantize({ ...source, data: values }, options)
-  expect(scaled.parts()).toEqual(plain.parts())
+  expect(await scaled.parts()).toEqual(await plain.parts())
   await expectFailure(
     () => native().QuantizedMatrix.quantize(source, { ...options, inputScale: rowScale }),
     'ERR_SMOE_SHAPE_MISMATCH',

@@ -10,6 +10,7 @@ namespace smoe::cu {
 #define SMOE_DEVICE __device__ __forceinline__
 #define SMOE_UNROLL _Pragma("unroll")
 #define SMOE_UNROLL4 _Pragma("unroll 4")
+#define SMOE_UNROLL1 _Pragma("unroll 1")
 #define SMOE_KERNEL(threads, min_blocks) static __global__ void __launch_bounds__(threads, min_blocks)
 
 using Stream = cudaStream_t;

@@ -13,6 +13,7 @@ namespace smoe::cu {
 #define SMOE_DEVICE inline
 #define SMOE_UNROLL
 #define SMOE_UNROLL4
+#define SMOE_UNROLL1
 #define SMOE_KERNEL(threads, min_blocks) [[maybe_unused]] static void
 
 using Stream = emu::Device*;

@@ -16,8 +16,11 @@ int down_combine_tiles(Stream stream, const DownCombineArgs& args) {
 template <bool bf16_only, int XP>
 int down_combine_kind(Stream stream, const DownCombineArgs& args) {
   if (args.max_tokens <= 8) return down_combine_tiles<1, bf16_only, XP>(stream, args);
-  if (args.max_tokens <= 16) return down_combine_tiles<2, bf16_only, XP>(stream, args);
-  if (args.max_tokens <= 32) return down_combine_tiles<4, bf16_only, XP>(stream, args);
+  // In three parts, exactness is worth one kernel for decoding and one for the rest.
+  if constexpr (XP == 1) {
+    if (args.max_tokens <= 16) return down_combine_tiles<2, bf16_only, XP>(stream, args);
+    if (args.max_tokens <= 32) return down_combine_tiles<4, bf16_only, XP>(stream, args);
+  }
   return down_combine_tiles<8, bf16_only, XP>(stream, args);
 }
 

@@ -93,6 +93,7 @@ gate_up(GateUpArgs args) {
         value = activate_plain(args.activation.kind, low, args.activation.alpha);
       }
       bf16* const to = args.h.data + off(row0 + n, args.width) + unit_of_h;
+      SMOE_UNROLL1
       for (int p = 0; p < args.h.parts; ++p) {
         const bf16 part = to_bf16(value);
         stg(to + off(p, args.h.step), part);

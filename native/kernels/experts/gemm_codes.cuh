@@ -9,14 +9,6 @@
 
 namespace smoe::cu {
 
-// The next 32 columns of an atom become its first.
-template <int kCols>
-SMOE_DEVICE void advance_atom(U32x4* atom) {
-  constexpr int kWords = 4 * kStageK / kCols;
-  SMOE_UNROLL
-  for (int w = 0; w + kWords < 4; ++w) atom->x[w] = atom->x[w + kWords];
-}
-
 // The atoms and scales of a warp's row blocks, along K. Blocks past the matrix repeat its last one; nobody reads their
 // sums.
 template <class Codes, int kBlocks>

@@ -51,6 +51,7 @@ SMOE_DEVICE void store8(const GroupedGemmArgs& args, int64_t at, int64_t left, b
       stg(reinterpret_cast<U32x4*>(args.out_f32 + at + i), four);
     }
   } else {
+    SMOE_UNROLL1
     for (int part = 0; part < args.out.parts; ++part) {
       U32x4 eight;
       SMOE_UNROLL

@@ -7,20 +7,23 @@
 
 namespace smoe::cu {
 
-template <class Weights, int NT>
+template <class Weights, int NT, int XP>
 int linear_rows_tiles(Stream stream, const LinearArgs& args) {
   const int64_t units = args.batch * row_blocks(args.rows), blocks = args.blocks > 0 ? args.blocks : 1;
   const Shape shape = {blocks < units ? blocks : units, kLinearThreads, linear_rows_shared_bytes(NT), true};
-  return args.x.parts == 1 ? launch(stream, shape, &linear_rows<Weights, NT, 1>, args)
-                           : launch(stream, shape, &linear_rows<Weights, NT, 3>, args);
+  return launch(stream, shape, &linear_rows<Weights, NT, XP>, args);
 }
 
 template <class Weights>
 int linear_rows_of(Stream stream, const LinearArgs& args) {
-  if (args.max_tokens <= 8) return linear_rows_tiles<Weights, 1>(stream, args);
-  if (args.max_tokens <= 16) return linear_rows_tiles<Weights, 2>(stream, args);
-  if (args.max_tokens <= 32) return linear_rows_tiles<Weights, 4>(stream, args);
-  return linear_rows_tiles<Weights, 8>(stream, args);
+  if (args.x.parts != 1) {  // exactness is worth one kernel for decoding and one for the rest
+    return args.max_tokens <= 8 ? linear_rows_tiles<Weights, 1, 3>(stream, args)
+                                : linear_rows_tiles<Weights, 8, 3>(stream, args);
+  }
+  if (args.max_tokens <= 8) return linear_rows_tiles<Weights, 1, 1>(stream, args);
+  if (args.max_tokens <= 16) return linear_rows_tiles<Weights, 2, 1>(stream, args);
+  if (args.max_tokens <= 32) return linear_rows_tiles<Weights, 4, 1>(stream, args);
+  return linear_rows_tiles<Weights, 8, 1>(stream, args);
 }
 
 int linear_rows_w8(Stream stream, const LinearArgs& args);
