@@ -5,8 +5,8 @@
 
 namespace smoe::cu {
 
-// Bytes i and i + 2 of a word, columns 2t + 8i and 2t + 8i + 1 of k16 step `step`, each in both bytes of its half. j: of
-// register a_j.
+// Bytes i and i + 2 of a word, columns 2t + 8i and 2t + 8i + 1 of k16 step `step`, each in both bytes of its half. j:
+// of register a_j.
 SMOE_DEVICE uint32_t byte_pair(const U32x4& atom, int step, int j) {
   const uint32_t word = atom.x[(j & 1) + 2 * step], i = static_cast<uint32_t>(j >> 1);
   return prmt(word, word, i * 0x0011 + (i + 2) * 0x1100);
