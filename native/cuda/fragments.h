@@ -42,8 +42,12 @@ SMOE_HD constexpr Element wgmma_d_element(int warp, int lane, int reg) {
 // With .trans, row and column of that change places.
 SMOE_HD constexpr Element ldmatrix_element(int lane, int half) { return {lane >> 2, 2 * (lane & 3) + half}; }
 
-// --- Order pi of one 32-block of K (specs/cuda-kernels.md 2.2): the physical column of logical slot s of a byte mma,
-// so that one packing of the weights feeds 16-bit and byte instructions.
-SMOE_HD constexpr int physical_k(int slot) { return 2 * ((slot & 15) >> 2) + 8 * (slot & 3) + (slot >> 4); }
+// --- Order pi of one 32-block of K (specs/cuda-kernels.md 2.2): the physical column of logical slot s of a byte mma.
+// Slots 4t + i and 16 + 4t + i are columns 2t + {0, 8, 1, 9}[i] of the first and of the second 16: the four that a lane
+// holds of one k16 step in either register of a row. One packing of the weights so feeds 16-bit and byte instructions,
+// whatever the width of its codes, and one order of int8 activations serves all of them.
+SMOE_HD constexpr int physical_k(int slot) {
+  return 16 * (slot >> 4) + 2 * ((slot & 15) >> 2) + 8 * (slot & 1) + ((slot >> 1) & 1);
+}
 
 }  // namespace smoe::cu

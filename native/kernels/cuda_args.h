@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/attention/attention_args.h"
-#include "kernels/experts/expert_args.h"
+#include "kernels/experts/int8_args.h"
 #include "kernels/logits/logits_args.h"
 #include "kernels/norm/norm_args.h"
 #include "kernels/route/route_args.h"

@@ -9,7 +9,7 @@
 namespace smoe::cu {
 
 // To be raised when any struct that passes through the table changes; the loader also compares the size of the table.
-constexpr uint32_t kCudaTableVersion = 1;
+constexpr uint32_t kCudaTableVersion = 2;
 
 struct CudaTable {
   uint32_t version;

@@ -92,7 +92,12 @@ Status DeviceMoePass::shared_few() {
   all.experts = 1;
   all.plan = s_.shared_few;
   SMOE_RETURN_IF_ERROR(launch(table().dispatch_given, all, "shared expert"));
+  if (w_.shared.int8) return shared_few_int8();
   SMOE_RETURN_IF_ERROR(gate_up(w_.shared, s_.shared_few, units(w_.shared, 1)));
+  return shared_down_few();
+}
+
+Status DeviceMoePass::shared_down_few() {
   cu::LinearArgs down;
   down.weight = w_.shared.down[0].view;
   down.rows = w_.hidden;
@@ -124,6 +129,7 @@ Status DeviceMoePass::shared_many() {
   }
   SMOE_RETURN_IF_ERROR(write_count(s_.shared_offset + 1));
   SMOE_RETURN_IF_ERROR(w_.device->fill(s_.shared_offset, 0, sizeof(int32_t)));
+  if (w_.shared.int8) return shared_many_int8();
   const cu::Planes h = units(w_.shared, 1);
   cu::GroupedGemmArgs up = up_gemm(w_.shared, s_.shared_offset, rows_.max_tokens);
   up.out = h;
@@ -134,12 +140,18 @@ Status DeviceMoePass::shared_many() {
 }
 
 Status DeviceMoePass::experts_few() {
+  if (w_.experts.int8) return experts_few_int8();
   const cu::Planes h = units(w_.experts, slots_);
   SMOE_RETURN_IF_ERROR(gate_up(w_.experts, s_.few, h));
+  cu::DownCombineArgs args = down_args();
+  args.h = h;
+  return launch(table().down_combine, args, "down projection");
+}
+
+cu::DownCombineArgs DeviceMoePass::down_args() const {
   cu::DownCombineArgs args;
   args.weights = w_.experts.down_table.as<cu::AtomMatrix>();
   args.bias = w_.experts.down_bias.as<float>();
-  args.h = h;
   args.hidden = w_.hidden;
   args.width = w_.experts.width;
   args.experts = w_.experts.experts;
@@ -155,10 +167,11 @@ Status DeviceMoePass::experts_few() {
   args.out = rows_.out;
   args.update_out = rows_.update_out;
   args.plan = s_.few;
-  return launch(table().down_combine, args, "down projection");
+  return args;
 }
 
 Status DeviceMoePass::experts_many() {
+  if (w_.experts.int8) return experts_many_int8();
   const int64_t most = rows_.max_tokens * slots_;
   const cu::Planes h = units(w_.experts, slots_);
   cu::GroupedGemmArgs up = up_gemm(w_.experts, s_.many.offset, most);
@@ -170,6 +183,10 @@ Status DeviceMoePass::experts_many() {
   down.out.data = s_.y;
   down.out_f32 = s_.y_f32;
   SMOE_RETURN_IF_ERROR(launch(gemm(w_.experts), down, "down projection"));
+  return combine();
+}
+
+Status DeviceMoePass::combine() {
   cu::CombineRowsArgs args;
   args.y = s_.y;
   args.y_f32 = s_.y_f32;
@@ -245,14 +262,12 @@ cu::RouteManyArgs DeviceMoePass::router_of_many() const {
   return args;
 }
 
-Status DeviceMoePass::gate_up(const DeviceFfn& ffn, const cu::DispatchBits& plan, const cu::Planes& h) {
+cu::GateUpArgs DeviceMoePass::gate_up_args(const DeviceFfn& ffn, const cu::DispatchBits& plan) const {
   cu::GateUpArgs args;
   args.weights = ffn.gate_up_table.as<cu::AtomMatrix>();
   args.glu = w_.config.glu;
   args.gate_bias = ffn.gate_bias.as<float>();
   args.up_bias = ffn.up_bias.as<float>();
-  args.x = rows_.planes;
-  args.h = h;
   args.hidden = w_.hidden;
   args.width = ffn.width;
   args.experts = ffn.experts;
@@ -262,6 +277,13 @@ Status DeviceMoePass::gate_up(const DeviceFfn& ffn, const cu::DispatchBits& plan
   args.max_tokens = static_cast<int>(rows_.max_tokens);
   args.blocks = grid();
   args.plan = plan;
+  return args;
+}
+
+Status DeviceMoePass::gate_up(const DeviceFfn& ffn, const cu::DispatchBits& plan, const cu::Planes& h) {
+  cu::GateUpArgs args = gate_up_args(ffn, plan);
+  args.x = rows_.planes;
+  args.h = h;
   return launch(table().gate_up, args, "gate and up projections");
 }
 

@@ -18,7 +18,7 @@ class DeviceMoePass {
   Status shared_few();    // K2 over a dispatch that sends every token to the one shared expert, and a linear map
   Status shared_many();   // P3 and P4 with one group
   Status experts_few();   // K2 and K3
-  Status experts_many();  // P3, P4 and P5
+  Status experts_many();  // P3, P4 and P5. With int8 activations, all of these have a quantisation before each map
 
  private:
   const cu::CudaTable& table() const { return w_.device->table(); }
@@ -37,6 +37,21 @@ class DeviceMoePass {
   }
   Status write_count(int32_t* to);
   Status gate_up(const DeviceFfn& ffn, const cu::DispatchBits& plan, const cu::Planes& h);
+  Status shared_down_few();
+  Status combine();
+  cu::GateUpArgs gate_up_args(const DeviceFfn& ffn, const cu::DispatchBits& plan) const;
+  cu::DownCombineArgs down_args() const;
+  // With int8 activations (device_moe_int8.cc).
+  struct Int8Dispatch;
+  Status shared_few_int8();
+  Status shared_many_int8();
+  Status experts_few_int8();
+  Status experts_many_int8();
+  Status units_few_int8(const DeviceFfn& ffn, const DeviceInt8& s, const cu::DispatchBits& plan, int slots);
+  Status units_many_int8(const DeviceFfn& ffn, const DeviceInt8& s, const Int8Dispatch& rows);
+  Status down_many_int8(const DeviceFfn& ffn, const DeviceInt8& s, const Int8Dispatch& rows, float* out);
+  Status quantize_input(const DeviceFfn& ffn, const DeviceInt8& s, const Int8Dispatch& rows);
+  Status quantize_units(const DeviceFfn& ffn, const DeviceInt8& s, const Int8Dispatch& rows);
   cu::RouteDispatchArgs router_of_few() const;
   cu::RouteManyArgs router_of_many() const;
   GroupedGemm gemm(const DeviceFfn& ffn) const;

@@ -4,10 +4,18 @@
 #include <algorithm>
 
 #include "device/arena.h"
+#include "kernels/experts/int8_args.h"
 #include "kernels/route/route_args.h"
 #include "layer/device_moe_weights.h"
 
 namespace smoe {
+
+// Of experts with int8 activations: their input, their hidden units, and those in int8.
+struct DeviceInt8 {
+  cu::Int8Operand x;
+  float* units = nullptr;  // [rows, width]
+  cu::Int8Rows h;
+};
 
 struct DeviceMoeScratch {
   uint32_t* tickets = nullptr;  // first, so that a pass of any size finds them; zero between launches
@@ -18,6 +26,7 @@ struct DeviceMoeScratch {
   cu::DispatchRows many;
   int32_t* histogram = nullptr;
   cu::bf16* h = nullptr;  // activated hidden units, [parts][rows, width]; of the shared expert first
+  DeviceInt8 int8, shared_int8;
   cu::bf16* y = nullptr;  // expert outputs of many tokens, [rows, H], or
   float* y_f32 = nullptr;
   // The shared expert: a dispatch of every token to one expert, its gate as a router over one expert.
@@ -43,6 +52,35 @@ inline cu::DispatchBits take_bits(DeviceArena& arena, int64_t experts) {
   return bits;
 }
 
+inline cu::Int8Rows take_int8_rows(DeviceArena& arena, int64_t rows, int64_t k, int64_t groups, int group) {
+  const int64_t stride = cu::int8_stride(k);
+  return {arena.take<uint8_t>(rows * stride), arena.take<cu::U32x2>(rows * groups), stride, groups, group};
+}
+// Rows of a dispatch, each in one of several groups.
+inline cu::Int8Rows take_dispatched_rows(DeviceArena& arena, int64_t rows, int64_t k, const std::vector<int>& groups) {
+  int64_t most = 1;
+  for (const int group : groups) most = std::max(most, cu::int8_groups(k, group));
+  return take_int8_rows(arena, rows, k, most, 0);
+}
+
+// weighted: the input is another one for each row of the dispatch.
+inline DeviceInt8 take_int8(DeviceArena& arena, const DeviceFfn& ffn, int64_t tokens, int64_t rows, int64_t hidden,
+                            bool weighted) {
+  DeviceInt8 s;
+  if (!ffn.int8) return s;
+  s.x.dispatched = weighted;
+  if (weighted) {
+    s.x.rows[s.x.count++] = take_dispatched_rows(arena, rows, hidden, ffn.groups);
+  } else {
+    for (const int group : ffn.groups) {
+      s.x.rows[s.x.count++] = take_int8_rows(arena, tokens, hidden, cu::int8_groups(hidden, group), group);
+    }
+  }
+  s.units = arena.take<float>(rows * ffn.width);
+  s.h = take_dispatched_rows(arena, rows, ffn.width, ffn.down_groups);
+  return s;
+}
+
 // Null memory: to learn the bytes.
 inline DeviceMoeScratch lay_out(const DeviceMoeWeights& w, int64_t tokens, int given_slots, void* memory) {
   DeviceArena arena(memory);
@@ -51,15 +89,17 @@ inline DeviceMoeScratch lay_out(const DeviceMoeWeights& w, int64_t tokens, int g
   s.tickets = arena.take<uint32_t>(9);
   s.num_tokens = arena.take<int32_t>(1);
   s.routing = take_routing(arena, tokens, static_cast<int>(slots));
-  int64_t units = rows * w.experts.width;
+  int64_t units = w.experts.int8 ? 0 : rows * w.experts.width;
   if (w.shared.experts != 0) {
-    units = std::max(units, tokens * w.shared.width);
+    if (!w.shared.int8) units = std::max(units, tokens * w.shared.width);
     s.shared_few = take_bits(arena, 1);
     s.shared_offset = arena.take<int32_t>(2);
     s.shared_routing = take_routing(arena, tokens, 1);
     s.shared_out = arena.take<float>(tokens * w.hidden);
   }
   s.h = arena.take<cu::bf16>(w.parts * units);
+  s.int8 = take_int8(arena, w.experts, tokens, rows, w.hidden, w.config.router.weight_on_input);
+  s.shared_int8 = take_int8(arena, w.shared, tokens, tokens, w.hidden, false);
   if (few_tokens(tokens)) {
     // Of the router and of the gate of the shared expert.
     const int64_t splits = std::max(cu::route_splits(e, w.hidden) * e, int64_t{cu::route_splits(1, w.hidden)});
@@ -72,7 +112,7 @@ inline DeviceMoeScratch lay_out(const DeviceMoeWeights& w, int64_t tokens, int g
     s.many.token = arena.take<int32_t>(rows);
     s.many.position = arena.take<int32_t>(rows);
     s.many.row_weight = arena.take<float>(rows);
-    if (w.parts != 1) {
+    if (w.parts != 1 || w.experts.int8) {  // the CPU rounds no output of experts
       s.y_f32 = arena.take<float>(rows * w.hidden);
     } else {
       s.y = arena.take<cu::bf16>(rows * w.hidden);

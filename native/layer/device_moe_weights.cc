@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/experts/int8_args.h"
 #include "kernels/route/route_args.h"
 
 namespace smoe {
@@ -37,8 +38,46 @@ Status upload_table(Device& device, const std::vector<DeviceMatrix>& matrices, D
   return upload_bytes(device, views.data(), views.size() * sizeof(cu::AtomMatrix), out);
 }
 
+bool integers(const DeviceMatrix& matrix) { return cu::int8_format(matrix.view.format); }
+
+Status refuse_int8(const PackedMatrix& matrix, size_t expert, const char* tensor) {
+  return error(
+      Code::InvalidSpec,
+      "activations \"int8\" need experts of integers of at most 8 bits in groups of 32 columns, but expert %zu "
+      "%s is %s/%lld: use activations \"bf16\"",
+      expert, tensor, weight_format_name(matrix.format), static_cast<long long>(matrix.group));
+}
+
+void add_group(const DeviceMatrix& matrix, std::vector<int>* groups) {
+  if (std::find(groups->begin(), groups->end(), matrix.view.group) == groups->end()) {
+    groups->push_back(matrix.view.group);
+  }
+}
+
+// Whether int8 activations are multiplied, and in which groups.
+Status plan_int8(const MoeLayerConfig& config, DeviceFfn* ffn) {
+  if (config.activations != Activations::Int8) return Status();
+  for (const DeviceMatrix& up : ffn->gate_up) {
+    if (!integers(up)) return Status();
+    add_group(up, &ffn->groups);
+  }
+  for (const DeviceMatrix& down : ffn->down) {
+    if (!integers(down)) return Status();
+    add_group(down, &ffn->down_groups);
+  }
+  if (ffn->groups.size() > cu::kInt8Groups && !config.router.weight_on_input) {
+    return error(Code::InvalidSpec,
+                 "activations \"int8\" serve at most %d sizes of groups among the gate and up projections of a layer, "
+                 "got %zu: use activations \"bf16\"",
+                 cu::kInt8Groups, ffn->groups.size());
+  }
+  ffn->int8 = true;
+  return Status();
+}
+
+// integers_only: refuses, by name, matrices that int8 activations cannot be multiplied by.
 Status upload_ffn(Device& device, const std::vector<ExpertWeights>& from, const MoeLayerConfig& config, int64_t hidden,
-                  ThreadPool& pool, const CancelFlag* cancel, DeviceFfn* out) {
+                  bool integers_only, ThreadPool& pool, const CancelFlag* cancel, DeviceFfn* out) {
   out->experts = static_cast<int>(from.size());
   for (const ExpertWeights& expert : from) {
     out->width = std::max(out->width, padded(expert.up.rows, config.glu ? 8 : 16));
@@ -51,10 +90,14 @@ Status upload_ffn(Device& device, const std::vector<ExpertWeights>& from, const 
     } else {
       SMOE_RETURN_IF_ERROR(upload_padded(device, expert.up, out->width, hidden, config.precision, pool, cancel, &up));
     }
+    const size_t index = out->down.size();
+    if (integers_only && !integers(up)) return refuse_int8(expert.up, index, config.glu ? "gate and up" : "up");
     SMOE_RETURN_IF_ERROR(upload_padded(device, expert.down, hidden, out->width, config.precision, pool, cancel, &down));
+    if (integers_only && !integers(down)) return refuse_int8(expert.down, index, "down");
     out->gate_up.push_back(std::move(up));
     out->down.push_back(std::move(down));
   }
+  SMOE_RETURN_IF_ERROR(plan_int8(config, out));
   SMOE_RETURN_IF_ERROR(upload_table(device, out->gate_up, out, &out->gate_up_table));
   SMOE_RETURN_IF_ERROR(upload_table(device, out->down, out, &out->down_table));
   SMOE_RETURN_IF_ERROR(upload_biases(device, from, &ExpertWeights::gate_bias, out->width, &out->gate_bias));
@@ -97,9 +140,10 @@ Status upload_moe_weights(std::shared_ptr<Device> device, const MoeLayer& from, 
   SMOE_RETURN_IF_ERROR(upload_rows(on, from.router_weight, hidden, &made.router));
   SMOE_RETURN_IF_ERROR(upload_floats(on, from.router_bias, &made.router_bias));
   SMOE_RETURN_IF_ERROR(upload_floats(on, from.model_bias, &made.select_bias));
-  SMOE_RETURN_IF_ERROR(upload_ffn(on, from.experts, from.config, hidden, pool, cancel, &made.experts));
+  SMOE_RETURN_IF_ERROR(upload_ffn(on, from.experts, from.config, hidden, from.config.activations == Activations::Int8,
+                                  pool, cancel, &made.experts));
   if (!from.shared.empty()) {
-    SMOE_RETURN_IF_ERROR(upload_ffn(on, from.shared, from.config, hidden, pool, cancel, &made.shared));
+    SMOE_RETURN_IF_ERROR(upload_ffn(on, from.shared, from.config, hidden, false, pool, cancel, &made.shared));
     const int32_t zeros[cu::kDispatchMaxTokens] = {};
     SMOE_RETURN_IF_ERROR(upload_bytes(on, zeros, sizeof(zeros), &made.zero_ids));
   }

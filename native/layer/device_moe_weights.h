@@ -13,9 +13,12 @@ namespace smoe {
 // Experts of one width; narrower ones are padded with zero rows and columns.
 struct DeviceFfn {
   int experts = 0;
-  int64_t width = 0;                        // a multiple of 8; plain MLP: of 16
-  bool all_bf16 = true;                     // every matrix is AtomFormat::Bf16
-  bool no_codes = true;                     // every matrix is of bf16 parts
+  int64_t width = 0;        // a multiple of 8; plain MLP: of 16
+  bool all_bf16 = true;     // every matrix is AtomFormat::Bf16
+  bool no_codes = true;     // every matrix is of bf16 parts
+  bool int8 = false;        // multiplied by int8 activations
+  std::vector<int> groups;  // int8: of the columns of gate and up, each once; of down
+  std::vector<int> down_groups;
   std::vector<DeviceMatrix> gate_up, down;  // plain MLP: up alone
   DeviceBuffer gate_up_table, down_table;   // AtomMatrix [experts]
   DeviceBuffer gate_bias, up_bias;          // [experts, width] or empty

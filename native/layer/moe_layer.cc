@@ -116,6 +116,9 @@ Status MoeLayer::validate() const {
     return error(Code::ShapeMismatch, "router has %lld experts but %lld were given",
                  static_cast<long long>(config.router.experts), static_cast<long long>(e));
   }
+  if (config.activations == Activations::Int8 && config.precision == Precision::Exact) {
+    return error(Code::InvalidSpec, "activations \"int8\" are a rounding of precision \"fast\", got \"exact\"");
+  }
   SMOE_RETURN_IF_ERROR(smoe::validate(config.router));
   SMOE_RETURN_IF_ERROR(validate_activation(config.activation, config.glu, "expert"));
   if (config.router.k > kMaxSlots) {

@@ -15,11 +15,18 @@
 
 namespace smoe {
 
+// What a device multiplies integer weights by under Precision::Fast: activations rounded to bf16, or to int8 per group
+// as the CPU rounds them, which tensor cores multiply at twice the rate and without decoding codes.
+enum class Activations : int { Bf16 = 0, Int8 = 1 };
+
 struct MoeLayerConfig {
   int64_t hidden = 0;
   ActivationSpec activation;
   bool glu = true;
   Precision precision = Precision::Fast;
+  // Of devices; the CPU goes by the format of each matrix. Int8 needs Fast, and experts of integers (the shared expert,
+  // where it is of another format, keeps bf16).
+  Activations activations = Activations::Bf16;
   RouterConfig router;
 };
 

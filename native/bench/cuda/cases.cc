@@ -110,7 +110,8 @@ Json run_prefill(BenchDevice& device, const Case& c, const Ceilings& ceilings, c
   // Weights, rows of x (for the router and gathered), h and y (written and read), out.
   const double bytes = expected_experts(c) * static_cast<double>(MoeRig::expert_bytes(c.shape, c.format)) +
                        rows * h * (4 + 2 + 4) + pairs * (4 * i + 4 * h);
-  const double peak = c.hopper ? ceilings.wgmma_flops : ceilings.mma_flops;
+  // Byte mma takes twice the columns of a bf16 one in its time.
+  const double peak = c.hopper ? ceilings.wgmma_flops : c.format.int8 ? 2 * ceilings.mma_flops : ceilings.mma_flops;
   const double by_memory = bytes / ceilings.read_bytes, by_arithmetic = flops / peak;
   const double seconds = median(r.seconds), roofline = std::max(by_memory, by_arithmetic);
   add_times(&line, r, layers, sets);

@@ -155,8 +155,16 @@ MoeRig::MoeRig(BenchDevice& device, const MoeShape& shape, const WeightFormatSpe
   histogram_ = {device, ceil_div(rows_, kRouteManyTokens) * e};
   tickets_ = {device, std::vector<uint32_t>(9, 0)};
   mask_ = {device, e};
-  h_ = {device, pairs * shape.width};
-  y_ = {device, prefill_tokens > 0 ? pairs * h : 1};
+  h_ = {device, format.int8 ? 1 : pairs * shape.width};
+  y_ = {device, prefill_tokens > 0 && !format.int8 ? pairs * h : 1};
+  if (format.int8) {
+    x_codes_ = {device, rows_ * int8_stride(h)};
+    x_scales_ = {device, rows_ * int8_groups(h, format.group)};
+    h_codes_ = {device, pairs * int8_stride(shape.width)};
+    h_scales_ = {device, pairs * int8_groups(shape.width, format.group)};
+    h_f32_ = {device, pairs * shape.width};
+    y_f32_ = {device, prefill_tokens > 0 ? pairs * h : 1};
+  }
   // num_tokens[t] == t, so that a captured launch can point at any count.
   std::vector<int32_t> counts;
   for (int t = 0; t <= kDispatchMaxTokens; ++t) counts.push_back(t);
@@ -244,8 +252,12 @@ void MoeRig::decode(int layer, int tokens, int64_t first) {
   down.max_tokens = max_tokens;
   down.out = out_.data();
   down.plan = plan;
-  device_.ok(table.route_dispatch(device_.stream(), &route)) && device_.ok(table.gate_up(device_.stream(), &up)) &&
-      device_.ok(table.down_combine(device_.stream(), &down));
+  if (!device_.ok(table.route_dispatch(device_.stream(), &route))) return;
+  if (format_.int8) {
+    decode_int8(up, down, route.x);
+    return;
+  }
+  device_.ok(table.gate_up(device_.stream(), &up)) && device_.ok(table.down_combine(device_.stream(), &down));
 }
 
 void MoeRig::prefill(int layer, int64_t tokens, bool hopper, int64_t first) {
@@ -297,7 +309,8 @@ void MoeRig::prefill(int layer, int64_t tokens, bool hopper, int64_t first) {
   down.gather = nullptr;
   down.out = {y_.data(), y_.size(), 1};
   CombineRowsArgs combine;
-  combine.y = y_.data();
+  combine.y = format_.int8 ? nullptr : y_.data();
+  combine.y_f32 = y_f32_.data();
   combine.ids = ids_.data();
   combine.position = position_.data();
   combine.weights = weights_.data();
@@ -306,8 +319,11 @@ void MoeRig::prefill(int layer, int64_t tokens, bool hopper, int64_t first) {
   combine.hidden = shape_.hidden;
   combine.out = out_.data();
   const auto gemm = hopper ? table.grouped_gemm_hopper : table.grouped_gemm;
-  device_.ok(table.route_many(stream, &route)) && device_.ok(table.scatter(stream, &scatter)) &&
-      device_.ok(gemm(stream, &up)) && device_.ok(gemm(stream, &down)) &&
+  const auto maps = [&] {
+    return format_.int8 ? prefill_int8(up, down, route.x)
+                        : device_.ok(gemm(stream, &up)) && device_.ok(gemm(stream, &down));
+  };
+  device_.ok(table.route_many(stream, &route)) && device_.ok(table.scatter(stream, &scatter)) && maps() &&
       device_.ok(table.combine_rows(stream, &combine));
 }
 

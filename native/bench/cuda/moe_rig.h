@@ -22,7 +22,8 @@ struct WeightFormatSpec {
   cu::AtomFormat format;
   int group;  // columns per scale; 0: no scales
   cu::ScaleType scale_type;
-  bool wgmma;  // prefill on wgmma has it; on mma.sync every format
+  bool wgmma;         // prefill on wgmma has it; on mma.sync every format
+  bool int8 = false;  // int8 activations; else bf16 ones
 };
 const std::vector<WeightFormatSpec>& bench_formats();
 
@@ -89,6 +90,12 @@ class MoeRig {
   cu::Planes planes(int layer, int64_t first) const;
   int64_t input_at(int layer, int64_t first) const { return (layer * rows_ + first) * shape_.hidden; }
   RouterConfig router_config() const;
+  // The maps of a block with int8 activations, from their twins with bf16 ones.
+  bool decode_int8(const cu::GateUpArgs& up, const cu::DownCombineArgs& down, const float* x);
+  bool prefill_int8(const cu::GroupedGemmArgs& up, const cu::GroupedGemmArgs& down, const float* x);
+  bool quantize(const float* x, int64_t k, const cu::Int8Operand& to, int64_t rows, const int32_t* num_rows);
+  cu::Int8Operand x_int8();
+  cu::Int8Operand h_int8();
 
   BenchDevice& device_;
   MoeShape shape_;
@@ -105,6 +112,10 @@ class MoeRig {
   DeviceBlock<uint32_t> tickets_;
   DeviceBlock<uint64_t> mask_;
   DeviceBlock<cu::bf16> h_, y_;
+  // With int8 activations.
+  DeviceBlock<uint8_t> x_codes_, h_codes_;
+  DeviceBlock<cu::U32x2> x_scales_, h_scales_;
+  DeviceBlock<float> h_f32_, y_f32_;
 };
 
 }  // namespace smoe::bench

@@ -35,20 +35,22 @@ void gather_c(void* const* lanes, C (&c)[16][8], bool back) {
   }
 }
 
+int32_t signed_byte(uint8_t byte) { return static_cast<int8_t>(byte); }
+
 // 8-bit operands: four per register.
-template <class C, class Convert>
-void mma_bytes(void* const* lanes, Convert convert) {
+template <class C, class ConvertA, class ConvertB>
+void mma_bytes(void* const* lanes, ConvertA convert_a, ConvertB convert_b) {
   C a[16][32], b[32][8], c[16][8];
   for (int lane = 0; lane < 32; ++lane) {
     const Mma<C>& mine = operand<C>(lanes, lane);
     for (int byte = 0; byte < 4; ++byte) {
       for (int reg = 0; reg < 4; ++reg) {
         const Element at = a8_element(lane, reg, byte);
-        a[at.row][at.col] = convert(static_cast<uint8_t>(mine.a[reg] >> (8 * byte)));
+        a[at.row][at.col] = convert_a(static_cast<uint8_t>(mine.a[reg] >> (8 * byte)));
       }
       for (int reg = 0; reg < 2; ++reg) {
         const Element at = b8_element(lane, reg, byte);
-        b[at.row][at.col] = convert(static_cast<uint8_t>(mine.b[reg] >> (8 * byte)));
+        b[at.row][at.col] = convert_b(static_cast<uint8_t>(mine.b[reg] >> (8 * byte)));
       }
     }
   }
@@ -102,12 +104,15 @@ void apply_mma_bf16(Engine&, int, uint32_t, void* const* lanes) {
   gather_c(lanes, c, true);
 }
 
-void apply_mma_s8(Engine&, int, uint32_t, void* const* lanes) {
-  mma_bytes<int32_t>(lanes, [](uint8_t byte) { return static_cast<int32_t>(static_cast<int8_t>(byte)); });
+void apply_mma_s8(Engine&, int, uint32_t, void* const* lanes) { mma_bytes<int32_t>(lanes, signed_byte, signed_byte); }
+
+void apply_mma_u8s8(Engine&, int, uint32_t, void* const* lanes) {
+  mma_bytes<int32_t>(lanes, [](uint8_t byte) { return int32_t{byte}; }, signed_byte);
 }
 
 void apply_mma_e4m3(Engine&, int, uint32_t, void* const* lanes) {
-  mma_bytes<float>(lanes, [](uint8_t byte) { return to_float(e4m3{byte}); });
+  const auto value = [](uint8_t byte) { return to_float(e4m3{byte}); };
+  mma_bytes<float>(lanes, value, value);
 }
 
 }  // namespace smoe::cu::emu

@@ -23,6 +23,7 @@ struct Mma {
 };
 void apply_mma_bf16(Engine&, int, uint32_t, void* const* lanes);
 void apply_mma_s8(Engine&, int, uint32_t, void* const* lanes);
+void apply_mma_u8s8(Engine&, int, uint32_t, void* const* lanes);
 void apply_mma_e4m3(Engine&, int, uint32_t, void* const* lanes);
 
 struct Wgmma {
@@ -65,6 +66,12 @@ inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[
 inline void mma_s8(int32_t (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], emu::Site at = emu::Site::here()) {
   emu::Mma<int32_t> mine{c, a, b};
   emu::engine().collective(&emu::apply_mma_s8, emu::kFullMask, &mine, at);
+}
+// A without signs: codes as they are stored.
+inline void mma_u8s8(int32_t (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                     emu::Site at = emu::Site::here()) {
+  emu::Mma<int32_t> mine{c, a, b};
+  emu::engine().collective(&emu::apply_mma_u8s8, emu::kFullMask, &mine, at);
 }
 inline void mma_e4m3(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], emu::Site at = emu::Site::here()) {
   emu::Mma<float> mine{c, a, b};

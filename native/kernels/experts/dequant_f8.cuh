@@ -12,7 +12,7 @@ struct F8Codes : F8Atoms {
   SMOE_DEVICE static void fragment(const U32x4& atom, int step, uint32_t (&a)[4]) {
     SMOE_UNROLL
     for (int j = 0; j < 4; ++j) {
-      const uint32_t pair = byte_pair(atom, j & 1, 2 * step + (j >> 1));
+      const uint32_t pair = byte_pair(atom, step, j);
       const uint32_t bits = lop3<0xEA>(pair, 0x80008000u, (pair >> 4) & 0x07F007F0u);  // (a & b) | c
       a[j] = fma_bf16x2(bits, 0x7B807B80u, 0x80008000u);
     }

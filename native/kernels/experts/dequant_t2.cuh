@@ -13,7 +13,7 @@ struct T2Codes : T2Atoms {
     const uint32_t offset[3] = {0xC301C301u, 0xC204C204u, 0xC110C110u};  // -129, -33, -9
     SMOE_UNROLL
     for (int j = 0; j < 4; ++j) {
-      const int code = 4 * (step & 1) + j, p = code % 3;
+      const int code = (j & 1) + 2 * (step & 1) + 4 * (j >> 1), p = code % 3;
       const uint32_t biased = lop3<0xEA>(atom.x[step >> 1] >> (6 * (code / 3)), 0x00030003u << (2 * p), 0x43004300u);
       a[j] = fma_bf16x2(biased, scale[p], offset[p]);
     }

@@ -5,10 +5,11 @@
 
 namespace smoe::cu {
 
-// Byte i of words 0 and 2 (or 1 and 3), the columns 2t + 8i and 2t + 8i + 1, in both bytes of the halves.
-SMOE_DEVICE uint32_t byte_pair(const U32x4& atom, int row_half, int i) {
-  const uint32_t select = static_cast<uint32_t>(i * 0x0011 + (4 + i) * 0x1100);
-  return prmt(atom.x[row_half], atom.x[row_half + 2], select);
+// Bytes i and i + 2 of a word, columns 2t + 8i and 2t + 8i + 1 of k16 step `step`, each in both bytes of its half. j:
+// of register a_j.
+SMOE_DEVICE uint32_t byte_pair(const U32x4& atom, int step, int j) {
+  const uint32_t word = atom.x[(j & 1) + 2 * step], i = static_cast<uint32_t>(j >> 1);
+  return prmt(word, word, i * 0x0011 + (i + 2) * 0x1100);
 }
 
 // bf16 has 7 bits behind the point: 128 + the low seven, then less 128 where the eighth is set and less 256 where it is
@@ -17,7 +18,7 @@ struct W8Codes : W8Atoms {
   SMOE_DEVICE static void fragment(const U32x4& atom, int step, uint32_t (&a)[4]) {
     SMOE_UNROLL
     for (int j = 0; j < 4; ++j) {
-      const uint32_t pair = byte_pair(atom, j & 1, 2 * step + (j >> 1));
+      const uint32_t pair = byte_pair(atom, step, j);
       const uint32_t biased = lop3<0xEA>(pair, 0x007F007Fu, 0x43004300u);  // (a & b) | c
       const uint32_t offset = lop3<0x6A>(pair, 0x00800080u, 0xC380C380u);  // (a & b) ^ c
       a[j] = fma_bf16x2(biased, 0x3F803F80u, offset);

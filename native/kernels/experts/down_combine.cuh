@@ -39,6 +39,27 @@ SMOE_DEVICE void scatter_weighted(const DownCombineArgs& args, uint64_t mask, in
   }
 }
 
+// From the sums y of 16 columns to the outputs, by the whole block. sum(i): of token i / 16, column i % 16.
+template <class Sum>
+SMOE_DEVICE void finish_columns(const DownCombineArgs& args, int64_t column0, Sum sum) {
+  const int tokens = ldg(args.num_tokens);
+  for (int i = tid(); i < args.max_tokens * kAtomRows; i += nthreads()) {
+    const int token = i / kAtomRows;
+    const int64_t column = column0 + i % kAtomRows, at = off(token, args.hidden) + column;
+    if (column >= args.hidden) continue;
+    if (token >= tokens) {
+      stg(args.out + at, 0.0f);
+      continue;
+    }
+    float y = sum(i);
+    if (args.shared != nullptr) {
+      y = fma(args.shared_scale != nullptr ? ldg(args.shared_scale + token) : 1.0f, ldg(args.shared + at), y);
+    }
+    if (args.update_out != nullptr) stg(args.update_out + at, y);
+    stg(args.out + at, residual_step(args.step, args.state, args.residual, at, y));
+  }
+}
+
 // NT, bf16_only, XP: as in gate_up. One block per row block of W2.
 template <int NT, bool bf16_only, int XP>
 SMOE_KERNEL(kExpertThreads, 1)
@@ -68,23 +89,11 @@ down_combine(DownCombineArgs args) {
   }
   sync();
   pdl_trigger();
-  const int tokens = ldg(args.num_tokens);
-  for (int i = tid(); i < args.max_tokens * kAtomRows; i += nthreads()) {
-    const int token = i / kAtomRows;
-    const int64_t column = column0 + i % kAtomRows, at = off(token, args.hidden) + column;
-    if (column >= args.hidden) continue;
-    if (token >= tokens) {
-      stg(args.out + at, 0.0f);
-      continue;
-    }
+  finish_columns(args, column0, [&](int i) {
     float y = 0;
     for (int w = 0; w < kExpertWarps; ++w) y += lds(masters + w * NT * 8 * kAtomRows + i);
-    if (args.shared != nullptr) {
-      y = fma(args.shared_scale != nullptr ? ldg(args.shared_scale + token) : 1.0f, ldg(args.shared + at), y);
-    }
-    if (args.update_out != nullptr) stg(args.update_out + at, y);
-    stg(args.out + at, residual_step(args.step, args.state, args.residual, at, y));
-  }
+    return y;
+  });
 }
 
 }  // namespace smoe::cu

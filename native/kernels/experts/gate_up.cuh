@@ -11,17 +11,12 @@
 #include "kernels/experts/activation.cuh"
 #include "kernels/experts/expert_args.h"
 #include "kernels/experts/multiply_rows.cuh"
+#include "kernels/experts/token_bits.cuh"
 
 namespace smoe::cu {
 
 inline size_t gate_up_shared_bytes(int tiles) {
   return static_cast<size_t>(2 * kExpertWarps * tiles * 128) * sizeof(float);
-}
-
-// Position of the n-th (from 0) set bit.
-SMOE_DEVICE int nth_bit(uint64_t mask, int n) {
-  for (int i = 0; i < n; ++i) mask &= mask - 1;
-  return ffs(mask) - 1;
 }
 
 // NT: token tiles of eight that an expert can have, ceil(T / 8) rounded up to 1, 2, 4 or 8.

@@ -57,6 +57,9 @@ class GroupScales {
     load();
   }
   SMOE_DEVICE bool symmetric() const { return zeros_ == nullptr; }
+  // Of row g (half 0) or g + 8.
+  SMOE_DEVICE float scale(int half) const { return scale_[half]; }
+  SMOE_DEVICE float zero(int half) const { return zero_[half]; }
   // acc += the sum of this group, scaled; the sum becomes zero.
   SMOE_DEVICE void add(float (&sum)[4], const float (&x_sum)[4], float (&acc)[4]) const {
     SMOE_UNROLL

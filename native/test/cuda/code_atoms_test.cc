@@ -2,6 +2,7 @@
 #include "code_element.h"
 #include "coded_matrix.h"
 #include "emu_test.h"
+#include "kernels/experts/byte_codes.cuh"
 #include "kernels/experts/multiply_codes.cuh"
 
 using namespace smoe;
@@ -70,6 +71,38 @@ void check_fragments() {
   }
 }
 
+// The bytes of a byte mma's A, in every place: slots of K are columns in the order pi that int8 activations have too.
+template <class Codes>
+void check_bytes() {
+  constexpr int kCodes = 1 << Codes::kBits;
+  for (int shift = 0; shift < kCodes; ++shift) {
+    const auto code_at = [&](int row, int col) { return (shift + 7 * row + 5 * col + row * col) % kCodes; };
+    std::vector<std::vector<uint8_t>> codes(16, std::vector<uint8_t>(Codes::kCols));
+    const uint8_t* rows[16];
+    for (int row = 0; row < 16; ++row) {
+      for (int col = 0; col < Codes::kCols; ++col) {
+        codes[static_cast<size_t>(row)][static_cast<size_t>(col)] = static_cast<uint8_t>(code_at(row, col));
+      }
+      rows[row] = codes[static_cast<size_t>(row)].data();
+    }
+    U32x4 atom[32];
+    pack_code_block(Codes{}, rows, Codes::kCols, atom);
+    for (int lane = 0; lane < 32; ++lane) {
+      for (int step = 0; step < Codes::kCols / 32; ++step) {
+        uint32_t a[4];
+        Codes::bytes(atom[lane], step, a);
+        for (int reg = 0; reg < 4; ++reg) {
+          for (int byte = 0; byte < 4; ++byte) {
+            const Element at = a8_element(lane, reg, byte);
+            const uint32_t got = a[reg] >> (8 * byte) & 0xFF;
+            REQUIRE(got == static_cast<uint32_t>(code_at(at.row, 32 * step + physical_k(at.col))));
+          }
+        }
+      }
+    }
+  }
+}
+
 float element(const CodeAtoms& m, int64_t row, int64_t col) {
   return code_element(m.view(m.atoms.data(), m.scales.data(), m.zeros.data()), m.plan.padded_cols, row, col);
 }
@@ -110,6 +143,21 @@ TEST_CASE("codes: fragments are exact for every code in every place") {
   check_fragments<T2Codes>();
   check_fragments<F8Codes>();
   check_fragments<Mxfp4Codes>();
+}
+
+TEST_CASE("codes: bytes lie in the order of K that activations have, in every place") {
+  check_bytes<W8Bytes>();
+  check_bytes<W4Bytes>();
+  check_bytes<T2Bytes>();
+  // Each byte of B meets the same column of A.
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int reg = 0; reg < 2; ++reg) {
+      for (int byte = 0; byte < 4; ++byte) {
+        const int t = lane % 4, column = 2 * t + (byte & 1 ? 8 : 0) + (byte & 2 ? 1 : 0) + 16 * reg;
+        REQUIRE(physical_k(b8_element(lane, reg, byte).row) == column);
+      }
+    }
+  }
 }
 
 TEST_CASE("codes: f16 scales") {

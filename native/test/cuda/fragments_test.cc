@@ -32,7 +32,9 @@ struct MmaArgs {
   uint32_t* c;        // [32][4]
 };
 
-enum class Kind { Bf16, S8, E4m3 };
+enum class Kind { Bf16, S8, U8S8, E4m3 };
+
+constexpr bool is_integer(Kind kind) { return kind == Kind::S8 || kind == Kind::U8S8; }
 
 template <Kind kind>
 SMOE_KERNEL(32, 1)
@@ -45,8 +47,9 @@ one_mma(MmaArgs args) {
   if (kind == Kind::Bf16) mma_bf16(c, a, b);
   if (kind == Kind::E4m3) mma_e4m3(c, a, b);
   if (kind == Kind::S8) mma_s8(d, a, b);
+  if (kind == Kind::U8S8) mma_u8s8(d, a, b);
   for (int i = 0; i < 4; ++i) {
-    stg(args.c + lane() * 4 + i, kind == Kind::S8 ? static_cast<uint32_t>(d[i]) : bit_cast<uint32_t>(c[i]));
+    stg(args.c + lane() * 4 + i, is_integer(kind) ? static_cast<uint32_t>(d[i]) : bit_cast<uint32_t>(c[i]));
   }
 }
 
@@ -73,7 +76,7 @@ struct Machine {
         }
       } else {
         const auto byte = [](float x) {
-          return kind == Kind::S8 ? static_cast<uint8_t>(static_cast<int8_t>(x)) : to_e4m3(x).bits;
+          return is_integer(kind) ? static_cast<uint8_t>(static_cast<int>(x)) : to_e4m3(x).bits;
         };
         for (int i = 0; i < 16; ++i) {
           const Element e = Manual::a8(lane, i);
@@ -95,7 +98,7 @@ struct Machine {
       for (int i = 0; i < 4; ++i) {
         const Element e = Manual::c(lane, i);
         const uint32_t word = words[lane * 4 + i];
-        result[e.row * 8 + e.col] = kind == Kind::S8 ? static_cast<int32_t>(word) : bit_cast<float>(word);
+        result[e.row * 8 + e.col] = is_integer(kind) ? static_cast<int32_t>(word) : bit_cast<float>(word);
       }
     }
     return result;
@@ -121,7 +124,8 @@ void check_one_hot() {
   }
   for (int k = 0; k < K; ++k) {
     for (int col = 0; col < 8; ++col) {
-      const auto mark_a = [&](int r, int x) { return mark(x, r % 8) + 0 * r; };
+      const float bias = kind == Kind::U8S8 ? 127.0f : 0.0f;  // its A has no signs
+      const auto mark_a = [&](int r, int x) { return mark(x, r % 8) + bias; };
       const auto c = machine.run(mark_a, [&](int x, int n) { return x == k && n == col ? 1.0f : 0.0f; });
       for (int i = 0; i < 128; ++i) REQUIRE(c[i] == (i % 8 == col ? mark_a(i / 8, k) : 0.0f));
     }
@@ -160,14 +164,16 @@ TEST_CASE("the byte order of K is a permutation that keeps a lane's bytes with i
   CHECK(seen.size() == 32);
   for (int t = 0; t < 4; ++t) {
     for (int i = 0; i < 4; ++i) {
-      CHECK(physical_k(4 * t + i) == 2 * t + 8 * i);
-      CHECK(physical_k(16 + 4 * t + i) == 2 * t + 1 + 8 * i);
+      const int column = 2 * t + (i & 1 ? 8 : 0) + (i & 2 ? 1 : 0);
+      CHECK(physical_k(4 * t + i) == column);
+      CHECK(physical_k(16 + 4 * t + i) == 16 + column);
     }
   }
 }
 
 TEST_CASE("mma one-hot, bf16") { check_one_hot<Kind::Bf16>(); }
 TEST_CASE("mma one-hot, s8") { check_one_hot<Kind::S8>(); }
+TEST_CASE("mma one-hot, u8 times s8") { check_one_hot<Kind::U8S8>(); }
 TEST_CASE("mma one-hot, e4m3") { check_one_hot<Kind::E4m3>(); }
 
 TEST_CASE("s8 mma is exact at its extremes") {
@@ -175,6 +181,15 @@ TEST_CASE("s8 mma is exact at its extremes") {
   const auto c =
       machine.run([](int, int) { return -128.0f; }, [](int, int n) { return n % 2 == 0 ? -128.0f : 127.0f; });
   for (int i = 0; i < 128; ++i) CHECK(c[i] == (i % 2 == 0 ? 32 * 16384 : -32 * 128 * 127));
+}
+
+TEST_CASE("u8 times s8 mma: A has no sign, B has one") {
+  Machine<Kind::U8S8> machine;
+  const auto c = machine.run([](int row, int) { return row % 2 == 0 ? 255.0f : 128.0f; },
+                             [](int, int n) { return n % 2 == 0 ? -128.0f : 127.0f; });
+  for (int i = 0; i < 128; ++i) {
+    CHECK(c[i] == 32 * (i / 8 % 2 == 0 ? 255 : 128) * (i % 2 == 0 ? -128 : 127));
+  }
 }
 
 namespace {

@@ -68,19 +68,26 @@ SMOE_KERNEL(32, 1) probe_mma_a16(ProbeArgs args) {
   for (int i = 0; i < 4; ++i) stg(args.out + off(bid(), 128) + lane() * 4 + i, bit_cast<uint32_t>(c[i]));
 }
 
-// The same for bytes: s8 with marks up to 32.
-SMOE_KERNEL(32, 1) probe_mma_a8(ProbeArgs args) {
+// The same for bytes: s8 with marks up to 32; u8 times s8 with 255 in A and negative marks.
+template <bool codes>
+SMOE_KERNEL(32, 1)
+probe_mma_a8(ProbeArgs args) {
   const int slot = bid() % 512, by_column = bid() / 512;
   uint32_t a[4] = {}, b[2] = {};
-  if (slot / 16 == lane()) a[slot % 16 / 4] = uint32_t{1} << (8 * (slot & 3));
+  if (slot / 16 == lane()) a[slot % 16 / 4] = uint32_t{codes ? 255u : 1u} << (8 * (slot & 3));
   for (int reg = 0; reg < 2; ++reg) {
     for (int byte = 0; byte < 4; ++byte) {
       const Element at = b8_element(lane(), reg, byte);
-      b[reg] |= static_cast<uint32_t>(1 + (by_column ? at.col : at.row)) << (8 * byte);
+      const int mark = 1 + (by_column ? at.col : at.row);
+      b[reg] |= static_cast<uint32_t>((codes ? -mark : mark) & 0xFF) << (8 * byte);
     }
   }
   int32_t c[4] = {};
-  mma_s8(c, a, b);
+  if (codes) {
+    mma_u8s8(c, a, b);
+  } else {
+    mma_s8(c, a, b);
+  }
   for (int i = 0; i < 4; ++i) stg(args.out + off(bid(), 128) + lane() * 4 + i, static_cast<uint32_t>(c[i]));
 }
 
@@ -230,18 +237,28 @@ TEST_CASE("probe: m16n8k16, every slot of A") {
   compare_with_golden("mma m16n8k16 bf16", got);
 }
 
-TEST_CASE("probe: m16n8k32, every slot of A") {
-  const auto got = run(&probe_mma_a8, {1024, 32, 0, false}, 1024 * 128);
+namespace {
+
+// factor: of the marks, what A and their sign make of them.
+std::vector<uint32_t> check_mma_a8(void (*kernel)(ProbeArgs), int factor) {
+  const auto got = run(kernel, {1024, 32, 0, false}, 1024 * 128);
   for (int block = 0; block < 1024; ++block) {
     const int slot = block % 512;
     const Element a = a8_element(slot / 16, slot % 16 / 4, slot % 4);
     for (int i = 0; i < 128; ++i) {
       const Element c = c_element(i / 4, i % 4);
-      const int expected = c.row != a.row ? 0 : 1 + (block / 512 ? c.col : a.col);
+      const int expected = c.row != a.row ? 0 : factor * (1 + (block / 512 ? c.col : a.col));
       REQUIRE(got[static_cast<size_t>(block * 128 + i)] == static_cast<uint32_t>(expected));
     }
   }
-  compare_with_golden("mma m16n8k32 s8", got);
+  return got;
+}
+
+}  // namespace
+
+TEST_CASE("probe: m16n8k32, every slot of A") {
+  compare_with_golden("mma m16n8k32 s8", check_mma_a8(&probe_mma_a8<false>, 1));
+  compare_with_golden("mma m16n8k32 u8 s8", check_mma_a8(&probe_mma_a8<true>, -255));
 }
 
 TEST_CASE("probe: ldmatrix") { compare_with_golden("ldmatrix x4, x2", run(&probe_ldmatrix, {1, 32, 0, false}, 192)); }

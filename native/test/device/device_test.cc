@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include "../emulated_device.h"
@@ -26,7 +27,8 @@ TEST_CASE("libraries that are no backend are refused with the reason (emulated)"
   CHECK(missing.why.find("/nonexistent/smoe_cuda.so") != std::string::npos);
   const CudaLibrary other = load_cuda_library(SMOE_CUDA_OTHER_RELEASE);
   CHECK(other.table == nullptr);
-  CHECK_MESSAGE(other.why.find("belongs to another release (table version 2 of") != std::string::npos, other.why);
+  const std::string version = "(table version " + std::to_string(cu::kCudaTableVersion + 1) + " of";
+  CHECK_MESSAGE(other.why.find("belongs to another release " + version) != std::string::npos, other.why);
   const CudaLibrary found = load_cuda_library(SMOE_CUDA_EMU_LIBRARY);
   CHECK_MESSAGE(found.table != nullptr, found.why);
   CHECK(found.path == SMOE_CUDA_EMU_LIBRARY);

@@ -1,0 +1,26 @@
+// K3 with int8 activations: a kernel per number of token tiles.
+#include "kernels/experts/down_combine_int8.cuh"
+
+#include "kernels/cuda_launches.h"
+
+namespace smoe::cu {
+namespace {
+
+template <int NT>
+int down_combine_int8_tiles(Stream stream, const DownCombineInt8Args& args) {
+  return launch(stream, {row_blocks(args.map.hidden), kExpertThreads, down_int8_shared_bytes(NT), true},
+                &down_combine_int8<NT>, args);
+}
+
+}  // namespace
+
+int launch_down_combine_int8(Stream stream, const DownCombineInt8Args& args) {
+  const int tokens = args.map.max_tokens;
+  if (tokens <= 0 || args.map.hidden <= 0) return 0;
+  if (tokens <= 8) return down_combine_int8_tiles<1>(stream, args);
+  if (tokens <= 16) return down_combine_int8_tiles<2>(stream, args);
+  if (tokens <= 32) return down_combine_int8_tiles<4>(stream, args);
+  return down_combine_int8_tiles<8>(stream, args);
+}
+
+}  // namespace smoe::cu

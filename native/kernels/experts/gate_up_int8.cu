@@ -1,0 +1,25 @@
+// K2 with int8 activations: a kernel per number of token tiles.
+#include "kernels/experts/gate_up_int8.cuh"
+
+#include "kernels/cuda_launches.h"
+
+namespace smoe::cu {
+namespace {
+
+template <int NT>
+int gate_up_int8_tiles(Stream stream, const GateUpInt8Args& args) {
+  return launch(stream, {args.map.blocks, kExpertThreads, int8_shared_bytes(NT), true}, &gate_up_int8<NT>, args);
+}
+
+}  // namespace
+
+int launch_gate_up_int8(Stream stream, const GateUpInt8Args& args) {
+  const int tokens = args.map.max_tokens;
+  if (tokens <= 0 || args.map.experts <= 0 || args.map.width <= 0) return 0;
+  if (tokens <= 8) return gate_up_int8_tiles<1>(stream, args);
+  if (tokens <= 16) return gate_up_int8_tiles<2>(stream, args);
+  if (tokens <= 32) return gate_up_int8_tiles<4>(stream, args);
+  return gate_up_int8_tiles<8>(stream, args);
+}
+
+}  // namespace smoe::cu
