@@ -147,9 +147,13 @@ export interface NativeExpert {
   downBias?: TensorSource // [H]
 }
 
+/** What experts of integers are multiplied by in 'fast'; auto: bf16 on a CUDA device, int8 on the CPU. */
+export type ActivationsName = 'auto' | 'bf16' | 'int8'
+
 export interface NativeMoe {
   hidden: number
   activation: ActivationName
+  activations?: ActivationsName
   glu?: NativeGluParameters
   router: NativeRouterConfig
   routerWeight: TensorSource // [E, H]

@@ -42,6 +42,7 @@ const project = (displayName, device, testMatch) => ({
 const onDevices = [
   'layer/forward',
   'layer/formats',
+  'layer/activations',
   'momentum/state',
   'model/reference',
   'model/architectures',

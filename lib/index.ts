@@ -26,6 +26,7 @@ export type {
 } from './layer/options'
 export type {
   Activation,
+  Activations,
   Codebook,
   ExpertWeights,
   GluParameters,

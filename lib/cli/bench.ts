@@ -1,6 +1,6 @@
 import { type Command, Option } from 'commander'
 import type { Device } from '../device'
-import { type WeightFormat, weightFormats } from '../layer/description'
+import { type Activations, type WeightFormat, weightFormats } from '../layer/description'
 import { MoeModel } from '../model/moe_model'
 import { runtimeInfo, setThreads } from '../runtime'
 import { type LayerResult, benchLayer, figures } from './bench_layer'
@@ -9,12 +9,21 @@ import { benchOverhead } from './bench_overhead'
 import { shapes } from './bench_shapes'
 import { formatBytes, formatNumber, formatSeconds, formatTable } from './format'
 import { positiveInteger, positiveIntegers } from './options'
-import { type Session, deviceOption, jsonOption, usageError, withSession } from './session'
+import {
+  type Session,
+  activationsOption,
+  deviceOption,
+  jsonOption,
+  precisionOption,
+  usageError,
+  withSession,
+} from './session'
 
 interface BenchOptions {
   shape: string
   format?: WeightFormat
   precision: 'exact' | 'fast'
+  activations: Activations
   tokens: number[]
   threads?: number
   device: Device
@@ -67,13 +76,14 @@ function machine() {
 
 async function shapeBench(session: Session, options: BenchOptions): Promise<void> {
   const shape = shapes[options.shape]!
-  const { precision, tokens, rounds } = options
+  const { precision, activations, tokens, rounds } = options
   const format = options.format ?? 'bf16'
   const { signal, progress } = session
   const { results, layerBytes, device } = await benchLayer({
     shape,
     format,
     precision,
+    activations,
     device: options.device,
     tokens,
     rounds,
@@ -81,7 +91,17 @@ async function shapeBench(session: Session, options: BenchOptions): Promise<void
     progress,
   })
   if (options.json)
-    return session.json({ ...machine(), device, shape, format, precision, rounds, layerBytes, results })
+    return session.json({
+      ...machine(),
+      device,
+      shape,
+      format,
+      precision,
+      activations,
+      rounds,
+      layerBytes,
+      results,
+    })
   const { isa, threads } = machine()
   const { hidden, inter, experts, topK } = shape
   session.print(
@@ -112,13 +132,14 @@ async function overheadBench(session: Session, options: BenchOptions): Promise<v
 
 async function modelBench(session: Session, dir: string, options: BenchOptions): Promise<void> {
   const { signal, progress } = session
-  const { precision, tokens, rounds } = options
+  const { precision, activations, tokens, rounds } = options
   progress(`loading ${dir}`)
-  const model = await MoeModel.load(dir, { precision, device: options.device, signal })
+  const model = await MoeModel.load(dir, { precision, activations, device: options.device, signal })
   const { device } = model
   try {
     const results = await benchModel(model, { tokens, rounds, signal, progress })
-    if (options.json) return session.json({ ...machine(), device, model: dir, precision, rounds, results })
+    if (options.json)
+      return session.json({ ...machine(), device, model: dir, precision, activations, rounds, results })
     const { isa, threads } = machine()
     session.print(`${dir}: ${precision}, ${device === 'cpu' ? `${isa}, ${threads} threads` : device}\n`)
     const rows = results.map((result) => [
@@ -158,9 +179,8 @@ export function addBench(program: Command): void {
         .default('olmoe'),
     )
     .addOption(new Option('--format <format>', 'weight format').choices([...weightFormats]))
-    .addOption(
-      new Option('--precision <precision>', 'activations').choices(['exact', 'fast']).default('fast'),
-    )
+    .addOption(precisionOption())
+    .addOption(activationsOption())
     .option('--tokens <list>', 'tokens per call, separated by commas', positiveIntegers, [1, 8, 64, 512])
     .option('--threads <n>', 'threads to use', positiveInteger)
     .option('--rounds <n>', 'rounds over the inputs', positiveInteger, 5)

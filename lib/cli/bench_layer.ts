@@ -1,6 +1,6 @@
 import { performance } from 'node:perf_hooks'
 import type { Ceilings, PrecisionName } from '../../binding'
-import type { WeightFormat } from '../layer/description'
+import type { Activations, WeightFormat } from '../layer/description'
 import type { Device, DeviceName } from '../device'
 import { MoeLayer } from '../layer/moe_layer'
 import { abortable, native } from '../native'
@@ -10,11 +10,16 @@ import type { Tensor } from '../tensor/tensor'
 import { type Shape, randomTensor } from './bench_shapes'
 import { lastLevelCache } from './system'
 
-export interface LayerBenchOptions {
+/** A layer of random weights. */
+export interface LayerKind {
   shape: Shape
   format: WeightFormat
   precision: PrecisionName
+  activations: Activations
   device: Device
+}
+
+export interface LayerBenchOptions extends LayerKind {
   tokens: readonly number[]
   rounds: number
   signal: AbortSignal
@@ -65,10 +70,7 @@ export function routerSpec(shape: Shape): RouterSpec {
 
 /** A layer of random weights, and its router matrix. */
 export async function createLayer(
-  shape: Shape,
-  format: WeightFormat,
-  precision: PrecisionName,
-  device: Device,
+  { shape, format, precision, activations, device }: LayerKind,
   signal: AbortSignal,
 ): Promise<{ layer: MoeLayer; routerWeight: Tensor }> {
   const { hidden, inter, experts } = shape
@@ -84,6 +86,7 @@ export async function createLayer(
     routerWeight,
     experts: Array.from({ length: experts }, (_, e) => ({ ...variants[e % variants.length]!, format })),
     precision,
+    activations,
     device,
     signal,
   })
@@ -192,13 +195,7 @@ export async function benchLayer(
 ): Promise<{ results: LayerResult[]; layerBytes: number; device: DeviceName }> {
   const { shape, signal, progress } = options
   progress(`packing ${shape.name}`)
-  const { layer, routerWeight } = await createLayer(
-    shape,
-    options.format,
-    options.precision,
-    options.device,
-    signal,
-  )
+  const { layer, routerWeight } = await createLayer(options, signal)
   const router = new Router(routerSpec(shape), { weight: routerWeight })
   const { native: onHost, device: onDevice } = layer.memoryUsage()
   const layerBytes = onHost + onDevice

@@ -57,7 +57,10 @@ export async function benchOverhead(
 ): Promise<Overhead[]> {
   const results: Overhead[] = []
   for (const shape of [empty, shapes['tiny']!]) {
-    const { layer } = await createLayer(shape, 'bf16', precision, device, signal)
+    const { layer } = await createLayer(
+      { shape, format: 'bf16', precision, activations: 'auto', device },
+      signal,
+    )
     try {
       const input = randomTensor([1, shape.hidden], 'f32', 1, 5)
       results.push({ layer: shape.name, ...(await timeLayer(layer, input, signal)) })

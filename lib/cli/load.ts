@@ -1,3 +1,4 @@
+import type { Activations } from '../layer/description'
 import { MoeModel } from '../model/moe_model'
 import type { LoadFormat } from '../model/on_the_fly'
 import type { Device } from '../device'
@@ -7,6 +8,7 @@ import type { Session } from './session'
 export interface ModelOptions {
   device: string
   precision: 'exact' | 'fast'
+  activations: Activations
   format: 'stored' | LoadFormat
   json?: boolean
 }
@@ -16,6 +18,7 @@ export async function loadModel(session: Session, dir: string, options: ModelOpt
   const model = await MoeModel.load(dir, {
     device: options.device as Device,
     precision: options.precision,
+    activations: options.activations,
     ...(options.format === 'stored' ? {} : { format: options.format }),
     signal: session.signal,
     onProgress: ({ layers, total }) => session.progress(`loading ${dir}: layer ${layers} of ${total}`),

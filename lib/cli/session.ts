@@ -1,4 +1,5 @@
 import { type Command, CommanderError, Option } from 'commander'
+import { activationsNames } from '../layer/description'
 import { loadFormats } from '../model/on_the_fly'
 
 /** What a command gets to talk to the world: results on stdout, progress on stderr, an end on Ctrl-C. */
@@ -91,13 +92,22 @@ export const deviceOption = (): Option =>
     'where to run: cpu, cuda, cuda:N, or auto for a GPU if there is one',
   ).default('auto')
 
+export const precisionOption = (): Option =>
+  new Option('--precision <precision>', 'f32 activations, or rounded ones')
+    .choices(['exact', 'fast'])
+    .default('fast')
+
+export const activationsOption = (): Option =>
+  new Option('--activations <type>', "what experts of integers are multiplied by in 'fast'")
+    .choices([...activationsNames])
+    .default('auto')
+
 /** Options of every command that loads a model. */
 export function withModelOptions(command: Command): Command {
   return command
     .addOption(deviceOption())
-    .addOption(
-      new Option('--precision <precision>', 'activations').choices(['exact', 'fast']).default('fast'),
-    )
+    .addOption(precisionOption())
+    .addOption(activationsOption())
     .addOption(
       new Option('--format <format>', 'weight format').choices(['stored', ...loadFormats]).default('stored'),
     )

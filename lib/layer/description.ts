@@ -1,5 +1,6 @@
 import type {
   ActivationName,
+  ActivationsName,
   MatrixSource,
   NativeExpert,
   NativeGluParameters,
@@ -32,6 +33,12 @@ export type WeightFormat = WeightFormatName
  * quantized formats.
  */
 export type Precision = PrecisionName
+/**
+ * What experts of integers (w*, t*) are multiplied by in precision 'fast'. 'int8': activations rounded to int8 per token
+ * and scale group, with exact integer sums; the CPU has nothing else. 'bf16': CUDA devices only. 'auto' (default): bf16 on
+ * a CUDA device, int8 on the CPU.
+ */
+export type Activations = ActivationsName
 
 /** 4-bit codebooks: E2M1 with a power of two per 32 columns, E2M1 with E4M3 per 16, normal quantiles with f16 per 32. */
 export const codebooks = ['mxfp4', 'nvfp4', 'nf4'] as const
@@ -60,6 +67,12 @@ export const weightFormats: readonly WeightFormat[] = [
   't5',
   'f8',
 ]
+
+export const activationsNames: readonly Activations[] = ['auto', 'bf16', 'int8']
+
+export function checkActivations(value: unknown): Activations {
+  return value === undefined ? 'auto' : checkOneOf('activations', value, activationsNames)
+}
 
 export function checkPrecision(value: unknown): Precision {
   return value === undefined ? 'fast' : checkOneOf('precision', value, ['exact', 'fast'])

@@ -10,7 +10,7 @@ import { Router } from '../router/router'
 import { type FloatDtype, allocate } from '../tensor/dtype'
 import { Tensor, checkFloatTensor, checkShaped } from '../tensor/tensor'
 import { checkInteger, checkOptions, checkSignal, checkString, shapeText } from '../validate'
-import { type Precision, checkPrecision, describeLayer } from './description'
+import { type Precision, checkActivations, checkPrecision, describeLayer } from './description'
 import {
   type ForwardOptions,
   type ForwardSyncOptions,
@@ -49,9 +49,10 @@ export class MoeLayer {
     const device = deviceIndex(options.device)
     const precision = checkPrecision(options.precision)
     const signal = checkSignal(options.signal)
+    const activations = checkActivations(options.activations)
     const { layerIndex } = options
     if (layerIndex !== undefined) checkInteger('layerIndex', layerIndex, 0)
-    const desc = describeLayer(options)
+    const desc = { ...describeLayer(options), activations }
     const layer = await abortable(signal, (cancel) =>
       native().MoeLayer.create(desc, precision, cancel, device),
     )
@@ -65,10 +66,12 @@ export class MoeLayer {
    */
   static async load(checkpointDir: string, options: MoeLayerLoadOptions): Promise<MoeLayer> {
     checkString('checkpointDir', checkpointDir)
-    const { layer: index, device: where, precision: wanted, signal: given } = checkOptions('options', options)
-    const device = deviceIndex(where)
-    const precision = checkPrecision(wanted)
-    const signal = checkSignal(given)
+    const given = checkOptions('options', options)
+    const { layer: index } = given
+    const device = deviceIndex(given.device)
+    const precision = checkPrecision(given.precision)
+    const activations = checkActivations(given.activations)
+    const signal = checkSignal(given.signal)
     signal?.throwIfAborted()
     const architecture = readArchitecture(checkpointDir)
     checkInteger('layer', index, 0, architecture.layers.length - 1)
@@ -81,7 +84,7 @@ export class MoeLayer {
       const found = describeMoe(architecture, index!, checkpoint)
       const { description, release } = await resolvePending(found, signal)
       const layer = await abortable(signal, (cancel) =>
-        native().MoeLayer.create(description, precision, cancel, device),
+        native().MoeLayer.create({ ...description, activations }, precision, cancel, device),
       ).finally(release)
       return new MoeLayer(layer, precision, index)
     } finally {

@@ -5,11 +5,13 @@ import type { MomentumState } from '../momentum/state'
 import type { Router, Routing } from '../router/router'
 import { Tensor, checkShaped } from '../tensor/tensor'
 import { checkInteger, shapeText } from '../validate'
-import type { MoeLayerDescription, Precision } from './description'
+import type { Activations, MoeLayerDescription, Precision } from './description'
 
 export interface MoeLayerOptions {
   /** default 'fast' */
   precision?: Precision
+  /** default 'auto' */
+  activations?: Activations
   /** default 'auto' */
   device?: Device
   signal?: AbortSignal

@@ -3,7 +3,7 @@ import type { Architecture } from '../checkpoint/architecture'
 import { describeHead, describeLayer } from '../checkpoint/describe'
 import { openCheckpoint } from '../checkpoint/open'
 import { resolvePending } from '../checkpoint/quantized/pending'
-import type { Precision } from '../layer/description'
+import type { Activations, Precision } from '../layer/description'
 import { abortable, guarded, native } from '../native'
 import { type LoadFormat, quantizeExperts } from './on_the_fly'
 
@@ -14,16 +14,24 @@ export interface LoadProgress {
   total: number
 }
 
+export interface LoadSettings {
+  precision: Precision
+  /** default 'auto' */
+  activations?: Activations
+  device: number
+  /** of routed experts, instead of the stored one */
+  format?: LoadFormat | undefined
+  signal?: AbortSignal | undefined
+  onProgress?: (progress: LoadProgress) => void
+}
+
 /** Packs a checkpoint layer by layer, so that it can be watched and stopped. The files are closed at the end. */
 export async function loadDecoder(
   dir: string,
   architecture: Architecture,
-  precision: Precision,
-  device: number,
-  signal: AbortSignal | undefined,
-  onProgress: (progress: LoadProgress) => void,
-  format?: LoadFormat,
+  settings: LoadSettings,
 ): Promise<Decoder> {
+  const { precision, device, signal, onProgress } = settings
   const checkpoint = openCheckpoint(dir, architecture)
   let decoder: Decoder | undefined
   try {
@@ -37,11 +45,11 @@ export async function loadDecoder(
     for (const [i, layer] of descriptions.entries()) {
       const { description, release: drop } = await resolvePending(layer, signal)
       try {
-        await addLayer(target, description, format, signal)
+        await addLayer(target, description, settings)
       } finally {
         drop()
       }
-      onProgress({ phase: 'load', layers: i + 1, total: descriptions.length })
+      onProgress?.({ phase: 'load', layers: i + 1, total: descriptions.length })
     }
     guarded(() => target.finish())
     return target
@@ -56,9 +64,9 @@ export async function loadDecoder(
 async function addLayer(
   decoder: Decoder,
   stored: NativeDecoderLayer,
-  format: LoadFormat | undefined,
-  signal: AbortSignal | undefined,
+  { activations = 'auto', format, signal }: LoadSettings,
 ): Promise<void> {
   const layer = format === undefined ? stored : quantizeExperts(stored, format)
+  if (layer.moe !== undefined) layer.moe.activations = activations
   await abortable(signal, (cancel) => decoder.addLayer(layer, cancel))
 }

@@ -3,7 +3,7 @@ import type { Architecture } from '../checkpoint/architecture'
 import { readArchitecture } from '../checkpoint/describe'
 import { type DeviceName, deviceIndex, deviceName } from '../device'
 import { SmoeError } from '../errors'
-import { type Precision, checkPrecision } from '../layer/description'
+import { type Precision, checkActivations, checkPrecision } from '../layer/description'
 import { type LayerExpertBits, checkLayerBits } from '../layer/options'
 import { type ExpertStats, expertStats } from '../layer/stats'
 import { abortable, guarded, native } from '../native'
@@ -66,6 +66,7 @@ export class MoeModel {
     const given = checkOptions('options', options)
     const device = deviceIndex(given.device)
     const precision = checkPrecision(given.precision)
+    const activations = checkActivations(given.activations)
     const format = given.format === undefined ? undefined : checkOneOf('format', given.format, loadFormats)
     const signal = checkSignal(given.signal)
     const onProgress = checkProgress(given.onProgress)
@@ -73,7 +74,14 @@ export class MoeModel {
     const architecture = readArchitecture(dir)
     const { maxPositions } = architecture
     const contextLength = checkInteger('contextLength', given.contextLength ?? maxPositions, 1, maxPositions)
-    const decoder = await loadDecoder(dir, architecture, precision, device, signal, onProgress, format)
+    const decoder = await loadDecoder(dir, architecture, {
+      precision,
+      activations,
+      device,
+      format,
+      signal,
+      onProgress,
+    })
     return new MoeModel(dir, architecture, decoder, precision, contextLength)
   }
 

@@ -1,5 +1,5 @@
 import type { Device } from '../device'
-import type { Precision } from '../layer/description'
+import type { Activations, Precision } from '../layer/description'
 import type { LayerExpertBits } from '../layer/options'
 import type { LoadProgress } from './load'
 import type { LoadFormat } from './on_the_fly'
@@ -10,6 +10,8 @@ export interface MoeModelLoadOptions {
   device?: Device
   /** 'fast' (default): bf16 activations over bf16 weights; 'exact': f32 activations */
   precision?: Precision
+  /** what experts of integers are multiplied by in 'fast': default 'auto', bf16 on a CUDA device and int8 on the CPU */
+  activations?: Activations
   /** brings routed experts into this format while loading, by plain rounding; default: as stored */
   format?: LoadFormat
   /** most positions of one sequence; default and limit: the model's max_position_embeddings */

@@ -37,7 +37,7 @@ export class CalibrationRun {
     if (count === 0) throw rangeError('calibration', `at least one window of ${context} tokens`, all)
     const most = settings.balance > 0 ? Math.floor(all.length / context) : count
     const windows = Array.from({ length: most }, (_, i) => all.subarray(i * context, (i + 1) * context))
-    const decoder = await loadDecoder(dir, architecture, 'exact', hostDevice, signal, () => undefined)
+    const decoder = await loadDecoder(dir, architecture, { precision: 'exact', device: hostDevice, signal })
     return new CalibrationRun(decoder, windows, count, settings, architecture)
   }
 

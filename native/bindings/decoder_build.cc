@@ -50,7 +50,10 @@ class AddLayerTask : public AsyncTask {
     PackList list(precision_);
     source_.pack_into(list, precision_, &layer_);
     SMOE_RETURN_IF_ERROR(list.run(ThreadPool::process(), cancel()));
-    if (layer_.moe != nullptr) SMOE_RETURN_IF_ERROR(layer_.moe->validate());
+    if (layer_.moe != nullptr) {
+      SMOE_RETURN_IF_ERROR(layer_.moe->validate());
+      if (decoder_->device == nullptr) SMOE_RETURN_IF_ERROR(layer_.moe->validate_on_cpu());
+    }
     source_ = DecoderLayerSource();
     return decoder_->device == nullptr ? Status() : upload();
   }

@@ -26,7 +26,9 @@ class CreateTask : public AsyncTask {
     SMOE_RETURN_IF_ERROR(native->layer.validate());
     native->counts.resize(native->layer.experts.size());
     source = MoeSource();  // copies of the weights go before the event loop gets its turn
-    if (on != nullptr) {
+    if (on == nullptr) {
+      SMOE_RETURN_IF_ERROR(native->layer.validate_on_cpu());
+    } else {
       SMOE_RETURN_IF_ERROR(DeviceMoeLayer::create(on, native->layer, ThreadPool::process(), cancel(), &native->device));
       drop_elements(native->layer);
     }

@@ -66,6 +66,10 @@ MoeSource MoeSource::parse(napi_env env, napi_value value, const std::string& na
   const auto field = [&](const char* key) { return property(env, value, key, name.c_str()); };
   config.hidden = integer(env, field("hidden"), (name + ".hidden").c_str(), 1, kMaxHidden);
   config.activation = parse_activation(env, value, name);
+  static const char* const activations[] = {"auto", "bf16", "int8"};
+  const napi_value wanted = field("activations");
+  if (!is_nullish(env, wanted))
+    config.activations = choice<Activations>(env, wanted, (name + ".activations").c_str(), activations);
   RouterArgs router = parse_router(env, field("router"), name + ".router");
   config.router = router.config;
   source.config_bias = std::move(router.model_bias);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "layer/route_stage.h"
+#include "layer/row_blocks.h"
 
 namespace smoe {
 namespace {
@@ -154,6 +155,22 @@ Status MoeLayer::validate() const {
                  static_cast<long long>(shared_gate.cols));
   }
   return Status();
+}
+
+Status MoeLayer::validate_on_cpu() const {
+  if (config.activations != Activations::Bf16 || config.precision == Precision::Exact) return Status();
+  const auto check = [&](const ExpertWeights& expert, const std::string& name) {
+    for (const PackedMatrix* matrix : {&expert.up, &expert.down}) {
+      if (row_layout(*matrix, config.precision).kind != RowKind::Int8) continue;
+      return error(Code::InvalidSpec,
+                   "activations \"bf16\" are of CUDA devices: on the CPU %s is %s, which is multiplied by int8 in "
+                   "precision \"fast\" and by f32 in \"exact\"",
+                   name.c_str(), weight_format_name(matrix->format));
+    }
+    return Status();
+  };
+  for (size_t i = 0; i < experts.size(); ++i) SMOE_RETURN_IF_ERROR(check(experts[i], "expert " + std::to_string(i)));
+  return shared.empty() ? Status() : check(shared[0], "the shared expert");
 }
 
 size_t MoeLayer::bytes() const {

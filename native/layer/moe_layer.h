@@ -15,18 +15,19 @@
 
 namespace smoe {
 
-// What a device multiplies integer weights by under Precision::Fast: activations rounded to bf16, or to int8 per group
-// as the CPU rounds them, which tensor cores multiply at twice the rate and without decoding codes.
-enum class Activations : int { Bf16 = 0, Int8 = 1 };
+// What experts of integers are multiplied by under Precision::Fast: activations rounded to bf16, or to int8 per group of
+// the weights, which tensor cores multiply at twice the rate and without decoding codes. Auto: bf16 on a device; the
+// CPU always takes int8.
+enum class Activations : int { Auto, Bf16, Int8 };
 
 struct MoeLayerConfig {
   int64_t hidden = 0;
   ActivationSpec activation;
   bool glu = true;
   Precision precision = Precision::Fast;
-  // Of devices; the CPU goes by the format of each matrix. Int8 needs Fast, and experts of integers (the shared expert,
-  // where it is of another format, keeps bf16).
-  Activations activations = Activations::Bf16;
+  // Int8 needs Fast and, on a device, routed experts that are all of integers (a shared expert of another format keeps
+  // bf16); Bf16 has no kernels on the CPU.
+  Activations activations = Activations::Auto;
   RouterConfig router;
 };
 
@@ -42,6 +43,8 @@ class MoeLayer {
 
   // Refuses shapes that do not agree; call once after filling the fields.
   Status validate() const;
+  // Whether the CPU has kernels for what the configuration asks for; after validate().
+  Status validate_on_cpu() const;
   size_t bytes() const;
 
   struct Forward {

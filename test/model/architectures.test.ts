@@ -83,14 +83,10 @@ describe.each(fixtures)('$name', ({ dir, bf16, moeLayers, router }) => {
   test.each(emulated ? ['fast' as const] : ['exact' as const, 'fast' as const])(
     '%s: decoding gives the bits of one pass',
     async (precision) => {
-      const decoder = await loadDecoder(
-        dir,
-        readArchitecture(dir),
+      const decoder = await loadDecoder(dir, readArchitecture(dir), {
         precision,
-        deviceIndex('auto'),
-        undefined,
-        () => undefined,
-      )
+        device: deviceIndex('auto'),
+      })
       const whole = await decoder.forward(ids, undefined, 'all')
       const cache = new (native().KvCache)(decoder, 64)
       let position = 0

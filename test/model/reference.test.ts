@@ -112,14 +112,10 @@ describe.each([
 
 const precisions = emulated ? (['fast'] as const) : (['exact', 'fast'] as const)
 test.each(precisions)('%s: decoding gives the bits of one pass', async (precision) => {
-  const decoder = await loadDecoder(
-    momentumModel,
-    readArchitecture(momentumModel),
+  const decoder = await loadDecoder(momentumModel, readArchitecture(momentumModel), {
     precision,
-    deviceIndex('auto'),
-    undefined,
-    () => undefined,
-  )
+    device: deviceIndex('auto'),
+  })
   const ids = readReference(path.join(momentumModel, 'reference.safetensors')).get('input_ids') as Int32Array
   const whole = await decoder.forward(ids, undefined, 'all')
   const cache = new (native().KvCache)(decoder, 64)
