@@ -3,6 +3,7 @@
 // 'auto' and no device mean there (SMOE_DEVICE). SMOE_REQUIRE_CUDA=1 runs the second on the plug-in and a real GPU, and
 // fails without one.
 const fs = require('node:fs')
+const os = require('node:os')
 const path = require('node:path')
 
 // A process loads one CUDA backend, so it is chosen here, for all jest workers and their children.
@@ -52,6 +53,8 @@ const tests = (names) => names.map((name) => `<rootDir>/test/${name}.test.ts`)
 module.exports = {
   collectCoverageFrom: ['lib/**/*.ts', '!lib/**/*.d.ts'],
   testTimeout: 60_000,
+  // Jest would leave a core free, which on two means one worker; the addon's own threads need no more than half of many.
+  maxWorkers: Math.max(2, Math.floor(os.availableParallelism() / 2)),
   projects: [
     project('cpu', 'cpu', ['**/test/!(device)/**/*.test.ts', '**/test/*.test.ts']),
     ...(cuda ? [project('cuda', 'cuda:0', tests([...onDevices, 'model/generate', 'device/*']))] : []),

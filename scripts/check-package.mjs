@@ -131,7 +131,8 @@ function pack() {
     check('tarball holds the CUDA plug-in', found, files.join('\n'))
   } else {
     counts.skipped++
-    console.log('skipped no nvcc: no CUDA plug-in in the tarball')
+    const why = process.env.SMOE_CUDA === '0' ? 'SMOE_CUDA=0' : 'no nvcc'
+    console.log(`skipped ${why}: no CUDA plug-in in the tarball`)
   }
   const strange = files.filter((file) => /\/(test|node_modules|examples)\/|_test\.cc$|\.tgz$/.test(file))
   check(
