@@ -15,8 +15,8 @@
 
 namespace smoe {
 
-// What experts of integers are multiplied by under Precision::Fast: activations rounded to bf16, or to int8 per group of
-// the weights, which tensor cores multiply at twice the rate and without decoding codes. Auto: bf16 on a device; the
+// What experts of integers are multiplied by under Precision::Fast: activations rounded to bf16, or to int8 per group
+// of the weights, which tensor cores multiply at twice the rate and without decoding codes. Auto: bf16 on a device; the
 // CPU always takes int8.
 enum class Activations : int { Auto, Bf16, Int8 };
 

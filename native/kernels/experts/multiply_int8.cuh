@@ -95,24 +95,36 @@ SMOE_DEVICE void multiply_int8(const AtomMatrix& matrix, int64_t block, int tile
         }
       }
     };
-    stream_atoms(matrix.atoms + off(block, atoms) * 32 + lane(), begin, end, [&](int64_t i, const U32x4& atom) {
+    const auto step_of = [&](const uint32_t(&a)[4], int64_t k) {
       SMOE_UNROLL
-      for (int step = 0; step < kSteps; ++step) {
-        uint32_t a[4];
-        Codes::bytes(atom, step, a);
-        const int64_t k = i * kCols + 32 * step;
+      for (int tile = 0; tile < NT; ++tile) {
+        if (tile >= tiles) break;
+        const uint32_t b[2] = {ldg(reinterpret_cast<const uint32_t*>(x.codes[tile] + k)),
+                               ldg(reinterpret_cast<const uint32_t*>(x.codes[tile] + k + 16))};
+        mma_u8s8(sum[tile], a, b);
+      }
+      if (--left == 0) {
+        add_group();
+        left = units;
+        ++group;
+        scales.next();
+      }
+    };
+    stream_atoms(matrix.atoms + off(block, atoms) * 32 + lane(), begin, end, [&](int64_t i, const U32x4& atom) {
+      uint32_t a[4];
+      if constexpr (NT == 1) {
         SMOE_UNROLL
-        for (int tile = 0; tile < NT; ++tile) {
-          if (tile >= tiles) break;
-          const uint32_t b[2] = {ldg(reinterpret_cast<const uint32_t*>(x.codes[tile] + k)),
-                                 ldg(reinterpret_cast<const uint32_t*>(x.codes[tile] + k + 16))};
-          mma_u8s8(sum[tile], a, b);
+        for (int step = 0; step < kSteps; ++step) {
+          Codes::bytes(atom, step, a);
+          step_of(a, i * kCols + 32 * step);
         }
-        if (--left == 0) {
-          add_group();
-          left = units;
-          ++group;
-          scales.next();
+      } else {  // as in multiply_codes
+        U32x4 rest = atom;
+        SMOE_UNROLL1
+        for (int step = 0; step < kSteps; ++step) {
+          Codes::bytes(rest, 0, a);
+          step_of(a, i * kCols + 32 * step);
+          advance_atom<kCols>(&rest);
         }
       }
     });
