@@ -102,7 +102,7 @@ std::vector<bf16> rows_alone(const AttendCase& c, const AttendInputs& in, int64_
   part.position = c.position + from;
   AttendInputs alone = in;
   alone.q.erase(alone.q.begin(), alone.q.begin() + from * AttendInputs::stride(c));
-  return run_attend(part, alone, all_runs()[0], &launch_attend_prefill);
+  return run_attend(part, alone, nth_run(0), &launch_attend_prefill);
 }
 
 // Parts [from, from + count) of `all` are `some`.
@@ -131,7 +131,7 @@ TEST_CASE("attend_prefill: the same bits wherever a prompt is cut") {
     AttendCase c = cut_case(variant % 2 == 0, variant / 2 == 1);
     c.window = variant == 1 ? 33 : 0;
     const AttendInputs in(c);
-    const auto all = run_attend(c, in, all_runs()[0], &launch_attend_prefill);
+    const auto all = run_attend(c, in, nth_run(0), &launch_attend_prefill);
     const int64_t cuts[] = {0, 1, 38, 54, 75};
     for (int i = 0; i < 4; ++i) {
       const int64_t count = cuts[i + 1] - cuts[i];
@@ -146,7 +146,7 @@ TEST_CASE("attend_prefill: what later tokens hold does not reach earlier ones") 
       AttendCase c = cut_case(f32, latent);
       c.window = 40;
       AttendInputs in(c);
-      const auto before = run_attend(c, in, all_runs()[0], &launch_attend_prefill);
+      const auto before = run_attend(c, in, nth_run(0), &launch_attend_prefill);
       // Token 30 (position 40) has infinite and undefined values, and undefined keys.
       auto& values = latent ? in.keys : in.values;
       values[40 * 48] = INFINITY;
@@ -182,7 +182,7 @@ TEST_CASE("attend_prefill: no bank conflicts, whole sectors") {
       CAPTURE(value_dim);
       CAPTURE(f32);
       emu::Traffic traffic;
-      run_attend(c, AttendInputs(c), all_runs()[0], &launch_attend_prefill, &traffic);
+      run_attend(c, AttendInputs(c), nth_run(0), &launch_attend_prefill, &traffic);
       int shared = 0;
       for (const auto& [number, line] : traffic.lines()) {
         CAPTURE(number);

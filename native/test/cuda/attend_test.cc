@@ -95,7 +95,7 @@ TEST_CASE("attend: without partial sums the same bits as one split; a row's bits
   AttendCase c{3, 3, 126, 4, 2, 16, 16};
   c.sinks = true;
   const AttendInputs in(c);
-  const Run run = all_runs()[0];
+  const Run run = nth_run(0);
   const auto merged = run_attend(c, in, run);
   c.direct = true;
   CHECK(same_bits(merged, run_attend(c, in, run)));

@@ -171,9 +171,9 @@ TEST_CASE("down_combine_int8: a token's bits do not depend on its batch, and NaN
   c.down_codes = {{WeightFormat::W4, 32, true}, {WeightFormat::T2}, {WeightFormat::W8, 64}, {WeightFormat::W4}};
   const ExpertInputs all(c);
   auto h = random_h(all);
-  const auto whole = run_down(all, h, all_runs()[0], 1);
+  const auto whole = run_down(all, h, nth_run(0), 1);
   CHECK(same_bits(whole.update, [&] {
-    auto more = run_down(all, h, all_runs()[4], 2, 40).update;
+    auto more = run_down(all, h, nth_run(4), 2, 40).update;
     more.resize(whole.update.size());
     return more;
   }()));
@@ -189,12 +189,12 @@ TEST_CASE("down_combine_int8: a token's bits do not depend on its batch, and NaN
       const int there = all.position[all.size(token * 2 + j)], here = one.position[all.size(j)];
       if (there >= 0) std::copy_n(h.begin() + there * 128, 128, own.begin() + here * 128);
     }
-    const auto alone = run_down(one, own, all_runs()[0], 1);
+    const auto alone = run_down(one, own, nth_run(0), 1);
     CHECK(std::memcmp(alone.update.data(), whole.update.data() + token * 40, 40 * sizeof(float)) == 0);
   }
   const int odd = all.pairs() / 2;
   h[all.size(odd) * 128 + 5] = INFINITY;
-  const auto got = run_down(all, h, all_runs()[0], 1);
+  const auto got = run_down(all, h, nth_run(0), 1);
   for (int t = 0; t < 24; ++t) {
     for (size_t i = 0; i < 40; ++i) {
       const size_t at = all.size(t) * 40 + i;

@@ -273,7 +273,7 @@ TEST_CASE("down_combine: a token's bits do not depend on its batch, nor on the t
   const ExpertInputs all(ExpertCase{24, 4, 2, 32, 136, 200});
   const auto h = random_h(all);
   const Step s = plain(ResidualKind::Add);
-  const Outcome four = run_down(all, s, h, all_runs()[0], 1), eight = run_down(all, s, h, all_runs()[4], 1, 40);
+  const Outcome four = run_down(all, s, h, nth_run(0), 1), eight = run_down(all, s, h, nth_run(4), 1, 40);
   CHECK(same_bits(four.out, eight.out));
   for (const int token : {0, 11, 23}) {
     ExpertInputs one = all;
@@ -287,7 +287,7 @@ TEST_CASE("down_combine: a token's bits do not depend on its batch, nor on the t
       const int there = all.position[static_cast<size_t>(token * 2 + j)], here = one.position[static_cast<size_t>(j)];
       if (there >= 0) std::copy_n(h.begin() + there * 136, 136, rows.begin() + here * 136);
     }
-    const Outcome alone = run_down(one, s, rows, all_runs()[3], 1);
+    const Outcome alone = run_down(one, s, rows, nth_run(3), 1);
     CHECK(std::memcmp(alone.update.data(), four.update.data() + token * 32, 32 * sizeof(float)) == 0);
   }
 }

@@ -164,8 +164,8 @@ TEST_CASE("gate_up_int8: a token's bits do not depend on its batch, and NaN stay
   ExpertCase c{24, 4, 2, 128, 16, 460};
   c.gate_up_codes = {{WeightFormat::W4, 32, true}, {WeightFormat::T2}, {WeightFormat::W8, 64}, {WeightFormat::W4}};
   const ExpertInputs all(c);
-  const auto h = run_gate_up(all, all_runs()[0], 1, {4, 24});
-  CHECK(same_bits(h, run_gate_up(all, all_runs()[3], 1, {7, 64})));
+  const auto h = run_gate_up(all, nth_run(0), 1, {4, 24});
+  CHECK(same_bits(h, run_gate_up(all, nth_run(3), 1, {7, 64})));
   for (const int token : {0, 11, 23}) {
     ExpertInputs one = all;
     one.c.tokens = 1;
@@ -173,7 +173,7 @@ TEST_CASE("gate_up_int8: a token's bits do not depend on its batch, and NaN stay
     one.ids.assign(all.ids.begin() + token * 2, all.ids.begin() + (token + 1) * 2);
     Dispatch plan{0, one.offset.data(), one.token.data(), one.slot.data(), one.position.data()};
     dispatch(one.ids.data(), 1, 2, 4, &plan);
-    const auto alone = run_gate_up(one, all_runs()[0], 1, {4, 1});
+    const auto alone = run_gate_up(one, nth_run(0), 1, {4, 1});
     for (int j = 0; j < 2; ++j) {
       const int there = all.position[all.size(token * 2 + j)], here = one.position[all.size(j)];
       if (there < 0) continue;
@@ -182,7 +182,7 @@ TEST_CASE("gate_up_int8: a token's bits do not depend on its batch, and NaN stay
   }
   ExpertInputs odd = all;
   odd.x[7 * 128 + 100] = NAN;
-  const auto got = run_gate_up(odd, all_runs()[0], 1, {4, 24});
+  const auto got = run_gate_up(odd, nth_run(0), 1, {4, 24});
   for (int row = 0; row < all.pairs(); ++row) {
     for (size_t i = 0; i < 16; ++i) {
       const size_t at = all.size(row) * 16 + i;

@@ -269,8 +269,8 @@ TEST_CASE("gate_up: a token's bits do not depend on its batch, nor on the tile c
     c.gate_up_codes = {{WeightFormat::W4, 0, true}, {}, {WeightFormat::F8}};
     const ExpertInputs all(c);
     const size_t plane = all.size(all.pairs() * 16);
-    const auto h = run_gate_up(all, all_runs()[0], 1, {4, 24});
-    CHECK(same_bits(h, run_gate_up(all, all_runs()[3], 1, {7, 64})));
+    const auto h = run_gate_up(all, nth_run(0), 1, {4, 24});
+    CHECK(same_bits(h, run_gate_up(all, nth_run(3), 1, {7, 64})));
     for (const int token : {0, 11, 23}) {
       ExpertInputs one = all;
       one.c.tokens = 1;
@@ -279,7 +279,7 @@ TEST_CASE("gate_up: a token's bits do not depend on its batch, nor on the tile c
       Dispatch plan{0, one.offset.data(), one.token.data(), one.slot.data(), one.position.data()};
       dispatch(one.ids.data(), 1, 2, 4, &plan);
       const size_t own = one.size(one.pairs() * 16);
-      const auto alone = run_gate_up(one, all_runs()[0], 1, {4, 1});
+      const auto alone = run_gate_up(one, nth_run(0), 1, {4, 1});
       for (int j = 0; j < 2; ++j) {
         const int there = all.position[all.size(token * 2 + j)], here = one.position[all.size(j)];
         if (there < 0) continue;
@@ -296,7 +296,7 @@ TEST_CASE("gate_up: a token's bits do not depend on its batch, nor on the tile c
 TEST_CASE("gate_up: every atom is read as 16 whole sectors") {
   const ExpertInputs in(ExpertCase{3, 4, 2, 128, 16, 60});
   emu::Traffic traffic;
-  run_gate_up(in, all_runs()[0], 1, {2, 3, false, &traffic});
+  run_gate_up(in, nth_run(0), 1, {2, 3, false, &traffic});
   uint64_t atoms = 0;
   for (const auto& [number, line] : traffic.lines()) {
     if (line.kind != emu::AccessKind::GlobalRead || line.bytes != 512 * line.instructions) continue;

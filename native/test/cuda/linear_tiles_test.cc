@@ -94,13 +94,13 @@ TEST_CASE("linear_tiles: maps side by side") {
 TEST_CASE("linear_tiles: a row's bits do not depend on its batch") {
   LinearCase c = shape(150, 24, 200);
   const LinearInputs all(c);
-  const auto y = run_linear(all, all_runs()[0], 1, 1).y;
+  const auto y = run_linear(all, nth_run(0), 1, 1).y;
   for (const size_t token : {0, 77, 149}) {
     LinearInputs one(shape(1, 24, 200));
     const auto row = all.planes.begin() + std::ptrdiff_t(token * all.x_stride);
     one.planes.assign(row, row + std::ptrdiff_t(all.x_stride));
     one.atoms = all.atoms;
-    const auto alone = run_linear(one, all_runs()[3], 1, 2).y;
+    const auto alone = run_linear(one, nth_run(3), 1, 2).y;
     CHECK(std::memcmp(alone.data(), &y[token * all.out_stride], 24 * 4) == 0);
   }
 }

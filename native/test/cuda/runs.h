@@ -43,6 +43,12 @@ inline std::vector<Run> all_runs() {
   return runs;
 }
 
+// One of all_runs(), for tests that take the same few.
+inline Run nth_run(size_t n) {
+  const std::vector<Run> runs = all_runs();
+  return runs[n % runs.size()];
+}
+
 // NaN counts as a difference, whatever the tolerance.
 inline bool close(double value, double expected, double tolerance) { return std::fabs(value - expected) <= tolerance; }
 
