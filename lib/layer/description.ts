@@ -1,6 +1,5 @@
 import type {
   ActivationName,
-  ActivationsName,
   MatrixSource,
   NativeExpert,
   NativeGluParameters,
@@ -38,7 +37,7 @@ export type Precision = PrecisionName
  * and scale group, with exact integer sums; the CPU has nothing else. 'bf16': CUDA devices only. 'auto' (default): bf16 on
  * a CUDA device, int8 on the CPU.
  */
-export type Activations = ActivationsName
+export type Activations = 'auto' | 'bf16' | 'int8'
 
 /** 4-bit codebooks: E2M1 with a power of two per 32 columns, E2M1 with E4M3 per 16, normal quantiles with f16 per 32. */
 export const codebooks = ['mxfp4', 'nvfp4', 'nf4'] as const
