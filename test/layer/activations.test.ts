@@ -1,28 +1,31 @@
 import { type Activations, type Device, MoeLayer, Tensor, type WeightFormat } from '../../lib'
 import { onCuda } from '../helpers/device'
 import { expectFailure } from '../helpers/errors'
+import { random, randomArray, relativeError } from '../helpers/numbers'
 
 const hidden = 128
 const width = 64
 const experts = 3
 
-function random(sizes: number[], seed: number): Tensor {
-  let state = seed
-  const next = () => {
-    state = (state * 1103515245 + 12345) % 2 ** 31
-    return (state / 2 ** 30 - 1) * 0.2
-  }
-  return Tensor.from(Float32Array.from({ length: sizes.reduce((a, b) => a * b, 1) }, next), sizes, 'f32')
-}
+const values = (sizes: number[], seed: number): Tensor =>
+  Tensor.from(
+    randomArray(
+      sizes.reduce((a, b) => a * b, 1),
+      random(seed),
+      0.2,
+    ),
+    sizes,
+    'f32',
+  )
 
 const create = (formats: readonly WeightFormat[], options: object) =>
   MoeLayer.create({
     router: { score: { act: 'softmax' }, select: { kind: 'topK', k: 2 }, weigh: {} },
-    routerWeight: random([experts, hidden], 1),
+    routerWeight: values([experts, hidden], 1),
     experts: Array.from({ length: experts }, (_, i) => ({
-      gate: random([width, hidden], 10 + i),
-      up: random([width, hidden], 20 + i),
-      down: random([hidden, width], 30 + i),
+      gate: values([width, hidden], 10 + i),
+      up: values([width, hidden], 20 + i),
+      down: values([hidden, width], 30 + i),
       format: formats[i % formats.length]!,
     })),
     ...options,
@@ -35,13 +38,10 @@ async function run(
   device?: Device,
 ) {
   const layer = await create(formats, { activations, ...(device === undefined ? {} : { device }) })
-  const out = (await layer.forward(random([tokens, hidden], 99))).data() as Float32Array
+  const out = (await layer.forward(values([tokens, hidden], 99))).data() as Float32Array
   layer.dispose()
   return out
 }
-
-const distance = (a: Float32Array, b: Float32Array) =>
-  Math.sqrt(a.reduce((sum, x, i) => sum + (x - b[i]!) ** 2, 0) / b.reduce((sum, x) => sum + x * x, 0))
 
 // Few tokens and many: two paths on a device.
 const cases: [string, WeightFormat[], number][] = [
@@ -60,7 +60,7 @@ test.each(cases)('int8 activations are those of the CPU: %s', async (_, formats,
   // The same integers and scales; sums of groups in another order may move a hidden unit to the next code.
   const bf16 = await run(formats, tokens, 'bf16')
   expect(await run(formats, tokens, 'auto')).toEqual(bf16)
-  expect(distance(here, cpu)).toBeLessThan(distance(bf16, cpu) / 5)
+  expect(relativeError(here, cpu)).toBeLessThan(relativeError(bf16, cpu) / 5)
 })
 
 test('what has no kernels is refused by name', async () => {

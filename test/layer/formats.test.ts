@@ -1,39 +1,39 @@
 import { MoeLayer, Tensor, type WeightFormat } from '../../lib'
 import { onCuda } from '../helpers/device'
+import { random, randomArray, relativeError } from '../helpers/numbers'
 
 const hidden = 128
 const width = 64
 
-function random(sizes: number[], seed: number): Tensor {
-  let state = seed
-  const next = () => {
-    state = (state * 1103515245 + 12345) % 2 ** 31
-    return (state / 2 ** 30 - 1) * 0.2
-  }
-  return Tensor.from(Float32Array.from({ length: sizes.reduce((a, b) => a * b, 1) }, next), sizes, 'f32')
-}
+const values = (sizes: number[], seed: number): Tensor =>
+  Tensor.from(
+    randomArray(
+      sizes.reduce((a, b) => a * b, 1),
+      random(seed),
+      0.2,
+    ),
+    sizes,
+    'f32',
+  )
 
 async function run(formats: (WeightFormat | undefined)[], options: object = {}) {
   const layer = await MoeLayer.create({
     router: { score: { act: 'softmax' }, select: { kind: 'topK', k: 2 }, weigh: {} },
-    routerWeight: random([formats.length, hidden], 1),
+    routerWeight: values([formats.length, hidden], 1),
     experts: formats.map((format, i) => ({
-      gate: random([width, hidden], 10 + i),
-      up: random([width, hidden], 20 + i),
-      down: random([hidden, width], 30 + i),
+      gate: values([width, hidden], 10 + i),
+      up: values([width, hidden], 20 + i),
+      down: values([hidden, width], 30 + i),
       ...(format === undefined ? {} : { format }),
       ...options,
     })),
   })
-  const out = (await layer.forward(random([5, hidden], 99))).data() as Float32Array
+  const out = (await layer.forward(values([5, hidden], 99))).data() as Float32Array
   const { native, device } = layer.memoryUsage()
   const bytes = native + device
   layer.dispose()
   return { out, bytes }
 }
-
-const distance = (a: Float32Array, b: Float32Array) =>
-  Math.sqrt(a.reduce((sum, x, i) => sum + (x - b[i]!) ** 2, 0) / b.reduce((sum, x) => sum + x * x, 0))
 
 describe('quantized experts', () => {
   // Three matrices, each with the relative error of its format (0.0065, 0.107, ...), about add up in squares.
@@ -49,7 +49,7 @@ describe('quantized experts', () => {
     async (format, error, bits) => {
       const plain = await run([undefined, undefined, undefined])
       const quantized = await run([format, format, format])
-      expect(distance(quantized.out, plain.out)).toBeLessThan(error)
+      expect(relativeError(quantized.out, plain.out)).toBeLessThan(error)
       const weights = 9 * hidden * width
       const router = 3 * hidden * 4
       if (onCuda) return // laid out for tensor cores, padded more
@@ -61,7 +61,7 @@ describe('quantized experts', () => {
   it('takes a different format for every expert, and another one for down', async () => {
     const plain = await run([undefined, undefined, undefined])
     const mixed = await run(['w8', 'bf16', 'f8'], { downFormat: 'w8' })
-    expect(distance(mixed.out, plain.out)).toBeLessThan(0.1)
+    expect(relativeError(mixed.out, plain.out)).toBeLessThan(0.1)
   })
 
   it('refuses what a format does not take', async () => {
@@ -82,16 +82,16 @@ onCpu('bit-nested experts served at fewer bits', () => {
   const create = (format: WeightFormat) =>
     MoeLayer.create({
       router: { score: { act: 'softmax' }, select: { kind: 'topK', k: 2 }, weigh: {} },
-      routerWeight: random([experts, hidden], 1),
+      routerWeight: values([experts, hidden], 1),
       experts: Array.from({ length: experts }, (_, i) => ({
-        gate: random([width, hidden], 10 + i),
-        up: random([width, hidden], 20 + i),
-        down: random([hidden, width], 30 + i),
+        gate: values([width, hidden], 10 + i),
+        up: values([width, hidden], 20 + i),
+        down: values([hidden, width], 30 + i),
         format,
       })),
       precision: 'exact',
     })
-  const x = random([6, hidden], 99)
+  const x = values([6, hidden], 99)
   const floats = (tensor: Tensor) => tensor.data() as Float32Array
 
   it('comes nearer with every plane, per call, without another copy', async () => {
@@ -101,7 +101,7 @@ onCpu('bit-nested experts served at fewer bits', () => {
     const exact = floats(await plain.forward(x))
     const errors: number[] = []
     for (const bits of [2, 3, 4])
-      errors.push(distance(floats(await nested.forward(x, { expertBits: bits })), exact))
+      errors.push(relativeError(floats(await nested.forward(x, { expertBits: bits })), exact))
     expect(errors[2]).toBeLessThan(errors[1]! * 0.8)
     expect(errors[1]).toBeLessThan(errors[0]! * 0.8)
     // All planes are the default, and more than there are is all of them.
