@@ -41,7 +41,7 @@ Replays replay(BenchDevice& device, MoeRig& rig, const Case& c, int layers, cons
   Replays result;
   rig.draw(c.tokens, 1);
   block(0);  // once outside the capture: raises the limits of shared memory
-  if (!device.synchronize()) return result;
+  if (!device.synchronize() || effort.once) return result;
   void* graph = nullptr;
   if (!device.ok(runtime.begin_capture(device.stream()))) return result;
   for (int layer = 0; layer < layers; ++layer) block(layer);
@@ -80,6 +80,7 @@ Json run_decode(BenchDevice& device, const Case& c, const Ceilings& ceilings, co
   const int tokens = static_cast<int>(c.tokens);
   const Replays r = replay(device, rig, c, layers, effort, [&](int layer) { rig.decode(layer, tokens); });
   if (!device.error().empty()) return line.add("error", device.error());
+  if (effort.once) return line;
   // Weights of the experts that were used, the router, rows of x (twice), h (written and read) and out.
   const double h = static_cast<double>(c.shape.hidden), rows = static_cast<double>(c.tokens);
   const double bytes = r.active * static_cast<double>(MoeRig::expert_bytes(c.shape, c.format)) +
@@ -104,6 +105,7 @@ Json run_prefill(BenchDevice& device, const Case& c, const Ceilings& ceilings, c
   rig.set_skew(c.skew);
   const Replays r = replay(device, rig, c, layers, effort, [&](int layer) { rig.prefill(layer, c.tokens, c.hopper); });
   if (!device.error().empty()) return line.add("error", device.error());
+  if (effort.once) return line;
   const double h = static_cast<double>(c.shape.hidden), rows = static_cast<double>(c.tokens);
   const double pairs = rows * c.shape.k, i = static_cast<double>(c.shape.width);
   const double flops = 6 * pairs * h * i;

@@ -1,6 +1,7 @@
 // MoE blocks on a GPU against the ceilings that the same run measured. One JSON object a line on stdout, what is worth
 // most first, so that a run that is cut short is useful.
-//   cuda_bench [--seconds N] [--quick] [--tiny] [--shape NAME] [--format NAME]
+//   cuda_bench [--seconds N] [--quick] [--tiny] [--once] [--shape NAME] [--format NAME] [--tokens N]
+// --once launches every block once, untimed and outside a graph, in the order of the lines: for a profiler.
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -12,7 +13,8 @@ namespace {
 
 struct Options {
   double seconds = 240;  // of the whole run
-  bool quick = false, tiny = false;
+  bool quick = false, tiny = false, once = false;
+  int64_t tokens = 0;  // 0: every number of the plan
   const char* shape = nullptr;
   const char* format = nullptr;
 };
@@ -24,6 +26,10 @@ bool parse(int argc, char** argv, Options* out) {
       out->quick = true;
     } else if (name == "--tiny") {
       out->tiny = true;
+    } else if (name == "--once") {
+      out->once = true;
+    } else if (i + 1 < argc && name == "--tokens") {
+      out->tokens = std::atoll(argv[++i]);
     } else if (i + 1 < argc && name == "--seconds") {
       out->seconds = std::atof(argv[++i]);
     } else if (i + 1 < argc && name == "--shape") {
@@ -92,6 +98,7 @@ int run(const Options& options) {
   Effort effort;
   if (options.quick) effort.seconds = 0.2;
   if (options.tiny) effort = {0, 2, 3, 2, 1 << 16};
+  if (options.once) effort.decode_layers = effort.prefill_layers = 2, effort.once = true;
   int failures = 0;
   const auto print = [&](const Json& line) {
     std::printf("%s\n", line.text().c_str());
@@ -101,12 +108,15 @@ int run(const Options& options) {
   const cu::CudaDeviceInfo& info = device.info();
   print(Json().add("case", "device").add("name", info.name).add("sms", info.sms).add("l2_mb", info.l2 / 1e6));
   Ceilings ceilings;
-  for (const Json& line : measure_ceilings(device, effort, &ceilings)) print(line);
+  if (!options.once) {
+    for (const Json& line : measure_ceilings(device, effort, &ceilings)) print(line);
+  }
   int left_out = 0;
   for (const Plan& plan : plans(options)) {
     for (const auto& [cases, measure] :
          {std::pair{&plan.decode, &run_decode}, std::pair{&plan.prefill, &run_prefill}}) {
       for (const Case& c : *cases) {
+        if (options.tokens > 0 && c.tokens != options.tokens) continue;
         if (device.lost() || elapsed() > options.seconds) {
           ++left_out;
           continue;
@@ -131,7 +141,7 @@ int run(const Options& options) {
 int main(int argc, char** argv) {
   smoe::bench::Options options;
   if (!smoe::bench::parse(argc, argv, &options)) {
-    std::fprintf(stderr, "usage: cuda_bench [--seconds N] [--quick] [--tiny] [--shape NAME] [--format NAME]\n");
+    std::fprintf(stderr, "usage: cuda_bench [--seconds N] [--quick] [--tiny] [--once] [--shape NAME] [--format NAME] [--tokens N]\n");
     return 2;
   }
   return smoe::bench::run(options);

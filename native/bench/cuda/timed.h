@@ -14,6 +14,7 @@ struct Effort {
   int replays = 200;     // at most
   int decode_layers = 20, prefill_layers = 4;
   int64_t read_bytes = int64_t{2} << 30;
+  bool once = false;  // every block once and untimed: what a profiler wants to see
 };
 
 constexpr int kWarmUps = 3, kFewest = 5;

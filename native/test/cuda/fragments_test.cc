@@ -34,7 +34,7 @@ struct MmaArgs {
 
 enum class Kind { Bf16, S8, U8S8, E4m3 };
 
-constexpr bool is_integer(Kind kind) { return kind == Kind::S8 || kind == Kind::U8S8; }
+SMOE_HD constexpr bool is_integer(Kind kind) { return kind == Kind::S8 || kind == Kind::U8S8; }
 
 template <Kind kind>
 SMOE_KERNEL(32, 1)
