@@ -9,91 +9,95 @@
 
 namespace smoe::cu {
 
-// One sum per token and column for each warp.
-inline size_t down_shared_bytes(int tiles) {
-  return static_cast<size_t>(kExpertWarps * tiles * 8 * kAtomRows) * sizeof(float);
+// Token i / 16, column i % 16 of the block's 16, from its sum over the experts.
+SMOE_DEVICE void finish_column(const DownCombineArgs& args, int i, int64_t column0, float y) {
+  const int token = i / kAtomRows;
+  const int64_t column = column0 + i % kAtomRows, at = off(token, args.hidden) + column;
+  if (token >= args.max_tokens || column >= args.hidden) return;
+  if (token >= ldg(args.num_tokens)) {
+    stg(args.out + at, 0.0f);
+    return;
+  }
+  if (args.shared != nullptr) {
+    y = fma(args.shared_scale != nullptr ? ldg(args.shared_scale + token) : 1.0f, ldg(args.shared + at), y);
+  }
+  if (args.update_out != nullptr) stg(args.update_out + at, y);
+  stg(args.out + at, residual_step(args.step, args.state, args.residual, at, y));
 }
 
-// master[token][column] += weight * acc for the tokens of one expert. Lane columns of `acc` are rows of the expert.
+// Outputs of a thread: token and column i = tid() + m * threads of the block's 16 columns.
+SMOE_HD constexpr int outputs_of(int tiles) { return (tiles * 8 * kAtomRows + kExpertThreads - 1) / kExpertThreads; }
+
+// All of the block's outputs. Rows past those that a kernel of NT tiles can have tokens for are padding.
 template <int NT>
-SMOE_DEVICE void scatter_weighted(const DownCombineArgs& args, uint64_t mask, int count, int row0, int expert,
-                                  int64_t column0, const float (&acc)[NT][4], float* master) {
+SMOE_DEVICE void finish_columns(const DownCombineArgs& args, int64_t column0, const float (&y)[outputs_of(NT)]) {
   SMOE_UNROLL
-  for (int tile = 0; tile < NT; ++tile) {
-    if (tile * 8 >= count) break;
-    SMOE_UNROLL
-    for (int reg = 0; reg < 4; ++reg) {
-      const Element at = c_element(lane(), reg);
-      const int n = tile * 8 + at.col;
-      if (n >= count) continue;
-      const float weight = args.weight_on_input ? 1.0f : ldg(args.plan.row_weight + row0 + n);
-      float value = acc[tile][reg];
-      // One warp adds the bias, so that it enters once.
-      const int64_t column = column0 + at.row;
-      if (args.bias != nullptr && warp() == 0 && column < args.hidden) {
-        value += ldg(args.bias + off(expert, args.hidden) + column);
-      }
-      float* const to = master + nth_bit(mask, n) * kAtomRows + at.row;
-      sts(to, fma(weight, value, lds(to)));
-    }
+  for (int m = 0; m < outputs_of(NT); ++m) finish_column(args, tid() + m * kExpertThreads, column0, y[m]);
+  SMOE_UNROLL1
+  for (int i = tid() + outputs_of(NT) * kExpertThreads; i < args.max_tokens * kAtomRows; i += kExpertThreads) {
+    finish_column(args, i, column0, 0.0f);
   }
 }
 
-// From the sums y of 16 columns to the outputs, by the whole block. sum(i): of token i / 16, column i % 16.
-template <class Sum>
-SMOE_DEVICE void finish_columns(const DownCombineArgs& args, int64_t column0, Sum sum) {
-  const int tokens = ldg(args.num_tokens);
-  for (int i = tid(); i < args.max_tokens * kAtomRows; i += nthreads()) {
-    const int token = i / kAtomRows;
-    const int64_t column = column0 + i % kAtomRows, at = off(token, args.hidden) + column;
-    if (column >= args.hidden) continue;
-    if (token >= tokens) {
-      stg(args.out + at, 0.0f);
-      continue;
+// y[m] += what the experts [first, stop) of the list give, one after the other. value(place, e, n, row): the output of
+// row `row` of the row block for the expert's n-th token.
+template <int NT, class Value>
+SMOE_DEVICE void add_experts(const DownCombineArgs& args, const ActiveList& list, int first, int stop, int64_t column0,
+                             float (&y)[outputs_of(NT)], Value value) {
+  SMOE_UNROLL1
+  for (int place = first; place < stop; ++place) {
+    const ActiveExpert e = list[place];
+    SMOE_UNROLL
+    for (int m = 0; m < outputs_of(NT); ++m) {
+      const int i = tid() + m * kExpertThreads, token = i / kAtomRows, row = i % kAtomRows;
+      if ((e.mask >> token & 1) == 0) continue;
+      const int n = dispatch_rank(e.mask, token);
+      const float weight = args.weight_on_input ? 1.0f : ldg(args.plan.row_weight + e.row0 + n);
+      float sum = value(place, e, n, row);
+      if (args.bias != nullptr && column0 + row < args.hidden) {
+        sum += ldg(args.bias + off(e.expert, args.hidden) + column0 + row);
+      }
+      y[m] = fma(weight, sum, y[m]);
     }
-    float y = sum(i);
-    if (args.shared != nullptr) {
-      y = fma(args.shared_scale != nullptr ? ldg(args.shared_scale + token) : 1.0f, ldg(args.shared + at), y);
-    }
-    if (args.update_out != nullptr) stg(args.update_out + at, y);
-    stg(args.out + at, residual_step(args.step, args.state, args.residual, at, y));
   }
 }
 
 // NT, bf16_only, XP: as in gate_up. One block per row block of W2.
 template <int NT, bool bf16_only, int XP>
-SMOE_KERNEL(kExpertThreads, 1)
+SMOE_KERNEL(kExpertThreads, (XP == 1 && (bf16_only || NT == 1) ? 2 : 1))
 down_combine(DownCombineArgs args) {
-  SMOE_SMEM_DYN(float, masters);  // [warps][8 NT tokens][16]
-  float* const master = masters + warp() * NT * 8 * kAtomRows;
-  for (int i = lane(); i < NT * 8 * kAtomRows; i += 32) sts(master + i, 0.0f);
+  SMOE_SMEM_DYN(unsigned char, base);
+  const DecodeShared<NT> shared(base, args.experts);
   pdl_wait();
-  sync_warp();
+  const int active = shared.list.template fill<bf16_only>(args.plan, args.weights);
   const int64_t column0 = int64_t{bid()} * kAtomRows;
-  const int active = ldg(args.plan.active_count);
-  for (int i = 0; i < active; ++i) {
-    const int expert = ldg(args.plan.active + i);
-    const uint64_t mask = ldg(args.plan.mask + expert);
-    const int count = popc(mask), row0 = ldg(args.plan.offset + expert);
-    const bf16* row[NT];
-    SMOE_UNROLL
-    for (int tile = 0; tile < NT; ++tile) {
-      const int n = tile * 8 + lane() / 4;
-      row[tile] = n < count ? args.h.data + off(row0 + n, args.width) : nullptr;
-    }
+  const int shift = slice_shift(args.width, bf16_only), slices = 1 << shift, items = active << shift;
+  AtomStream<decode_ahead(NT), ItemRuns> stream(shared.ring,
+                                                {shared.list, args.width, shift, 0, 1, bid(), warp(), items});
+  float y[outputs_of(NT)] = {};
+  const auto multiply = [&](int item, float* sums) {
+    const ActiveExpert e = shared.list[item >> shift];
+    TokenRows<NT> rows;
+    rows.start(args.h.data, e.count, [&](int n) { return static_cast<uint32_t>((e.row0 + n) * args.width); });
     float acc[NT][4] = {};
-    multiply_rows<NT, bf16_only, XP>(load_matrix<bf16_only>(args.weights + expert), bid(), (count + 7) / 8, row, args.h,
-                                     args.width, acc);
-    scatter_weighted<NT>(args, mask, count, row0, expert, column0, acc, master);
-    sync_warp();  // another lane may hold the same token next
-  }
-  sync();
+    multiply_rows<NT, bf16_only, XP>(stream, load_matrix<bf16_only>(args.weights + e.expert), bid(),
+                                     item & (slices - 1), slices, rows, args.h, args.width, acc);
+    share_sums<NT>(acc, (e.count + 7) / 8, sums);
+  };
+  const auto finish = [&](int item, int buffer) {
+    const int first = item >> shift, past = first + (kExpertWarps >> shift);
+    add_experts<NT>(args, shared.list, first, past < active ? past : active, column0, y,
+                    [&](int place, const ActiveExpert&, int n, int row) {
+                      const float* const mine = shared.sums_of(buffer, (place - first) << shift) + n / 8 * kTileSums +
+                                                row * kSumPitch + n % 8;
+                      float sum = 0;
+                      for (int s = 0; s < slices; ++s) sum += lds(mine + s * NT * kTileSums);
+                      return sum;
+                    });
+  };
+  decode_rounds(shared, items, multiply, finish);
   pdl_trigger();
-  finish_columns(args, column0, [&](int i) {
-    float y = 0;
-    for (int w = 0; w < kExpertWarps; ++w) y += lds(masters + w * NT * 8 * kAtomRows + i);
-    return y;
-  });
+  finish_columns<NT>(args, column0, y);
 }
 
 }  // namespace smoe::cu

@@ -8,7 +8,7 @@ namespace {
 
 template <int NT>
 int down_combine_int8_tiles(Stream stream, const DownCombineInt8Args& args) {
-  return launch(stream, {row_blocks(args.map.hidden), kExpertThreads, down_int8_shared_bytes(NT), true},
+  return launch(stream, {row_blocks(args.map.hidden), kExpertThreads, decode_shared_bytes(NT, args.map.experts), true},
                 &down_combine_int8<NT>, args);
 }
 

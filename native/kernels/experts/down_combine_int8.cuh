@@ -1,6 +1,5 @@
-// K3 with int8 activations: output-stationary as down_combine.cuh is. The warps' sums meet once per expert and not once
-// at the end, because groups of a whole row have to be added up as integers before they are scaled; then an expert's
-// output is complete before it is weighted, as on the CPU.
+// K3 with int8 activations: down_combine.cuh with the inner loop of multiply_int8.cuh. An expert's output is complete
+// before it is weighted, as on the CPU.
 #pragma once
 
 #include "kernels/experts/down_combine.cuh"
@@ -8,52 +7,45 @@
 
 namespace smoe::cu {
 
-// Buffers of the warps' sums. With eight tiles two would not fit into the 99 KB that a block of sm_86 can have.
-SMOE_HD constexpr int down_int8_buffers(int tiles) { return tiles == 8 ? 1 : 2; }
-inline size_t down_int8_shared_bytes(int tiles) {
-  return static_cast<size_t>(tiles * 8 * kAtomRows + down_int8_buffers(tiles) * kExpertWarps * tiles * 128) *
-         sizeof(float);
-}
-
 // NT: as in gate_up. One block per row block of W2.
 template <int NT>
-SMOE_KERNEL(kExpertThreads, 1)
+SMOE_KERNEL(kExpertThreads, (NT <= 2 ? 2 : 1))
 down_combine_int8(DownCombineInt8Args args) {
-  SMOE_SMEM_DYN(float, master);                        // [8 NT tokens][16]
-  float* const partial = master + NT * 8 * kAtomRows;  // [buffers][warps][NT][16 x 8]
-  for (int i = tid(); i < NT * 8 * kAtomRows; i += nthreads()) sts(master + i, 0.0f);
-  pdl_wait();
+  SMOE_SMEM_DYN(unsigned char, base);
   const DownCombineArgs& map = args.map;
+  const DecodeShared<NT> shared(base, map.experts);
+  pdl_wait();
+  const int active = shared.list.template fill<false, true>(map.plan, map.weights);
   const int64_t column0 = int64_t{bid()} * kAtomRows;
-  const int active = ldg(map.plan.active_count);
-  for (int i = 0; i < active; ++i) {
-    const int expert = ldg(map.plan.active + i);
-    const uint64_t mask = ldg(map.plan.mask + expert);
-    const int count = popc(mask), row0 = ldg(map.plan.offset + expert), tiles = (count + 7) / 8;
-    const AtomMatrix weights = load_matrix<false>(map.weights + expert);
+  const int shift = slice_shift(map.width, false), slices = 1 << shift, items = active << shift;
+  AtomStream<decode_ahead(NT), ItemRuns> stream(shared.ring,
+                                                {shared.list, map.width, shift, 0, 1, bid(), warp(), items});
+  float y[outputs_of(NT)] = {};
+  const auto multiply = [&](int item, float* sums) {
+    const ActiveExpert e = shared.list[item >> shift];
+    const int tiles = (e.count + 7) / 8;
     Int8Tiles<NT> x;
-    x.start(args.h, count, [&](int n) { return row0 + n; });
+    x.start(args.h, e.count, [&](int n) { return e.row0 + n; });
     float acc[NT][4] = {};
-    multiply_int8_rows<NT>(weights, bid(), tiles, x, map.width, acc);
-    // Two buffers: the warps that are done with this expert may already write the next one's sums, and no further.
-    constexpr int kBuffers = down_int8_buffers(NT);
-    float* const sums = partial + i % kBuffers * kExpertWarps * NT * 128;
-    if (kBuffers == 1) sync();
-    share_sums<NT>(acc, tiles, sums + warp() * NT * 128);
-    sync();
-    for (int j = tid(); j < count * kAtomRows; j += nthreads()) {
-      const int n = j / kAtomRows, row = j % kAtomRows;
-      const U32x2 pair = weights.group > 0 ? U32x2{} : ldg(args.h.scales + off(row0 + n, args.h.groups));
-      float y = gather_warps(weights, bid(), row, sums + n / 8 * 128 + row * 8 + n % 8, NT * 128, pair);
-      if (map.bias != nullptr && column0 + row < map.hidden)
-        y += ldg(map.bias + off(expert, map.hidden) + column0 + row);
-      float* const to = master + nth_bit(mask, n) * kAtomRows + row;
-      sts(to, fma(map.weight_on_input ? 1.0f : ldg(map.plan.row_weight + row0 + n), y, lds(to)));
-    }
-  }
-  sync();
+    multiply_int8_rows<NT>(stream, load_matrix<false>(map.weights + e.expert), bid(), item & (slices - 1), slices,
+                           e.apart, tiles, x, map.width, acc);
+    share_sums<NT>(acc, tiles, sums);
+  };
+  const auto finish = [&](int item, int buffer) {
+    const int first = item >> shift, past = first + (kExpertWarps >> shift);
+    add_experts<NT>(map, shared.list, first, past < active ? past : active, column0, y,
+                    [&](int place, const ActiveExpert& e, int n, int row) {
+                      const AtomMatrix matrix = load_matrix<false>(map.weights + e.expert);
+                      const float* const mine = shared.sums_of(buffer, (place - first) << shift) + n / 8 * kTileSums +
+                                                row * kSumPitch + n % 8;
+                      const U32x2 pair =
+                          matrix.group > 0 ? U32x2{} : ldg(args.h.scales + off(e.row0 + n, args.h.groups));
+                      return gather_slices(matrix, bid(), row, mine, slices, NT * kTileSums, pair);
+                    });
+  };
+  decode_rounds(shared, items, multiply, finish);
   pdl_trigger();
-  finish_columns(map, column0, [&](int i) { return lds(master + i); });
+  finish_columns<NT>(map, column0, y);
 }
 
 }  // namespace smoe::cu

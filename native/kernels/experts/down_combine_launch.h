@@ -9,7 +9,7 @@ namespace smoe::cu {
 
 template <int NT, bool bf16_only, int XP>
 int down_combine_tiles(Stream stream, const DownCombineArgs& args) {
-  return launch(stream, {row_blocks(args.hidden), kExpertThreads, down_shared_bytes(NT), true},
+  return launch(stream, {row_blocks(args.hidden), kExpertThreads, decode_shared_bytes(NT, args.experts), true},
                 &down_combine<NT, bf16_only, XP>, args);
 }
 

@@ -1,101 +1,110 @@
 // K2: gate and up projections and the activation of the active experts, up to 64 tokens (specs/cuda-kernels.md 2.4,
-// variant V1). A unit is one row block of one expert; every block streams one contiguous interval of packed weights,
-// its warps share K.
+// variant V1). A unit is one row block of one expert; every block of the grid streams one contiguous interval of packed
+// weights.
 //
 // Unlike the spec, activations are not staged in shared memory: an expert's tokens are read where they lie, eight whole
 // 32-byte sectors per atom and token tile, from L1 after the first unit. That leaves no size at which X does not fit,
-// no gather step, and one path for 1..64 tokens. Whether staging pays must be measured.
+// no gather step, and one path for 1..64 tokens.
 #pragma once
 
-#include "kernels/dispatch/dispatch_bits.cuh"
 #include "kernels/experts/activation.cuh"
-#include "kernels/experts/expert_args.h"
+#include "kernels/experts/decode_block.cuh"
 #include "kernels/experts/multiply_rows.cuh"
 #include "kernels/experts/token_bits.cuh"
 
 namespace smoe::cu {
 
-inline size_t gate_up_shared_bytes(int tiles) {
-  return static_cast<size_t>(2 * kExpertWarps * tiles * 128) * sizeof(float);
+// h of one row block of expert `e`, for its tokens, by `threads` threads. sum(n, row): the output of row `row` of the
+// block for the expert's n-th token. store(at, value): of element `at` of h.
+template <class Sum, class Store>
+SMOE_DEVICE void finish_unit(const GateUpArgs& args, const ActiveExpert& e, int block, int thread, int threads, Sum sum,
+                             Store store) {
+  const int features = args.glu ? 8 : kAtomRows;  // of a row block
+  SMOE_UNROLL1
+  for (int i = thread; i < e.count * features; i += threads) {
+    const int n = args.glu ? i / 8 : i / kAtomRows, feature = i % features;
+    const int64_t unit_of_h = off(block, features) + feature, bias = off(e.expert, args.width) + unit_of_h;
+    if (unit_of_h >= args.width) continue;
+    float low = sum(n, feature), value;  // gate; plain: up
+    if (args.glu) {
+      float high = sum(n, feature + 8);
+      if (args.gate_bias != nullptr) low += ldg(args.gate_bias + bias);
+      if (args.up_bias != nullptr) high += ldg(args.up_bias + bias);
+      value = activate_glu(args.activation, low, high);
+    } else {
+      if (args.up_bias != nullptr) low += ldg(args.up_bias + bias);
+      value = activate_plain(args.activation.kind, low, args.activation.alpha);
+    }
+    store(off(e.row0 + n, args.width) + unit_of_h, value);
+  }
 }
+
+// The units of a block of K2: a contiguous interval of all row blocks of the active experts.
+struct UnitRange {
+  int blocks, first, stop;
+  SMOE_DEVICE UnitRange(const GateUpArgs& args, int active)
+      : blocks(static_cast<int>(args.glu ? glu_row_blocks(args.width) : row_blocks(args.width))) {
+    const int64_t units = off(active, blocks);
+    first = static_cast<int>(units * bid() / nblocks());
+    stop = static_cast<int>(units * (bid() + 1) / nblocks());
+  }
+};
 
 // NT: token tiles of eight that an expert can have, ceil(T / 8) rounded up to 1, 2, 4 or 8.
 // XP: parts of x; bf16_only: of bf16 matrices and one part.
 template <int NT, bool bf16_only, int XP>
-SMOE_KERNEL(kExpertThreads, 1)
+SMOE_KERNEL(kExpertThreads, (XP == 1 && (bf16_only || NT == 1) ? 2 : 1))
 gate_up(GateUpArgs args) {
-  SMOE_SMEM_DYN(float, partial);  // [2][warps][NT][16 x 8]
+  SMOE_SMEM_DYN(unsigned char, base);
+  const DecodeShared<NT> shared(base, args.experts);
   pdl_wait();
-  const int features = args.glu ? 8 : kAtomRows;  // of a row block
-  const int64_t blocks = args.glu ? glu_row_blocks(args.width) : row_blocks(args.width);
-  const int64_t units = off(ldg(args.plan.active_count), blocks);
-  const int64_t first = units * bid() / nblocks(), stop = units * (bid() + 1) / nblocks();
-  int expert = -1, count = 0, row0 = 0;
+  const UnitRange range(args, shared.list.template fill<bf16_only>(args.plan, args.weights));
+  const int shift = slice_shift(args.hidden, bf16_only), slices = 1 << shift;
+  const int items = (range.stop - range.first) << shift;
+  AtomStream<decode_ahead(NT), ItemRuns> stream(
+      shared.ring, {shared.list, args.hidden, shift, range.first, range.blocks, -1, warp(), items});
+  ActiveExpert e{};
+  e.expert = -1;
   AtomMatrix weights{};
-  const bf16* row[NT] = {};
-  for (int64_t unit = first; unit < stop; ++unit) {
-    const int now = ldg(args.plan.active + unit / blocks);
-    const int64_t block = unit % blocks;
-    if (now != expert) {
-      expert = now;
-      weights = load_matrix<bf16_only>(args.weights + expert);
-      const uint64_t mask = ldg(args.plan.mask + expert);
-      count = popc(mask);
-      row0 = ldg(args.plan.offset + expert);
-      SMOE_UNROLL
-      for (int tile = 0; tile < NT; ++tile) {
-        const int n = tile * 8 + lane() / 4;
-        row[tile] = n < count ? args.x.data + off(nth_bit(mask, n), args.hidden) : nullptr;
-      }
+  TokenRows<NT> rows;
+  const auto multiply = [&](int item, float* sums) {
+    const int unit = range.first + (item >> shift), place = unit / range.blocks;
+    const ActiveExpert now = shared.list[place];
+    if (now.expert != e.expert) {
+      e = now;
+      weights = load_matrix<bf16_only>(args.weights + e.expert);
+      rows.start(args.x.data, e.count, [&](int n) { return static_cast<uint32_t>(nth_bit(e.mask, n) * args.hidden); });
     }
-    const int tiles = (count + 7) / 8;
     float acc[NT][4] = {};
-    multiply_rows<NT, bf16_only, XP>(weights, block, tiles, row, args.x, args.hidden, acc);
-    // Two buffers: the warps that are done with this unit may already write the next one's sums, and no further.
-    float* const sums = partial + (unit & 1) * kExpertWarps * NT * 128;
-    SMOE_UNROLL
-    for (int tile = 0; tile < NT; ++tile) {
-      if (tile >= tiles) break;
-      SMOE_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        const Element at = c_element(lane(), 2 * half);
-        float* const to = sums + (warp() * NT + tile) * 128 + at.row * 8 + at.col;
-        sts(reinterpret_cast<U32x2*>(to),
-            U32x2{{bit_cast<uint32_t>(acc[tile][2 * half]), bit_cast<uint32_t>(acc[tile][2 * half + 1])}});
-      }
-    }
-    sync();
-    for (int i = tid(); i < count * features; i += nthreads()) {
-      const int n = args.glu ? i / 8 : i / kAtomRows, feature = i % features;
-      const int64_t unit_of_h = block * features + feature, bias = off(expert, args.width) + unit_of_h;
-      if (unit_of_h >= args.width) continue;
-      const float* const mine = sums + n / 8 * 128 + feature * 8 + n % 8;
-      const float weight = args.weight_on_input ? ldg(args.plan.row_weight + row0 + n) : 1.0f;
-      float low = 0, high = 0;  // gate and up; plain: low alone, up
-      for (int w = 0; w < kExpertWarps; ++w) {
-        low += lds(mine + w * NT * 128);
-        if (args.glu) high += lds(mine + w * NT * 128 + 64);
-      }
-      low *= weight;
-      float value;
-      if (args.glu) {
-        high *= weight;
-        if (args.gate_bias != nullptr) low += ldg(args.gate_bias + bias);
-        if (args.up_bias != nullptr) high += ldg(args.up_bias + bias);
-        value = activate_glu(args.activation, low, high);
-      } else {
-        if (args.up_bias != nullptr) low += ldg(args.up_bias + bias);
-        value = activate_plain(args.activation.kind, low, args.activation.alpha);
-      }
-      bf16* const to = args.h.data + off(row0 + n, args.width) + unit_of_h;
-      SMOE_UNROLL1
-      for (int p = 0; p < args.h.parts; ++p) {
-        const bf16 part = to_bf16(value);
-        stg(to + off(p, args.h.step), part);
-        value -= to_float(part);
-      }
-    }
-  }
+    multiply_rows<NT, bf16_only, XP>(stream, weights, unit - place * range.blocks, item & (slices - 1), slices, rows,
+                                     args.x, args.hidden, acc);
+    share_sums<NT>(acc, (e.count + 7) / 8, sums);
+  };
+  // The warps of a unit's slices finish it.
+  const auto finish = [&](int first, int buffer) {
+    const int group = warp() >> shift, unit = range.first + (first >> shift) + group, threads = 32 << shift;
+    if (unit >= range.stop) return;
+    const int place = unit / range.blocks;
+    const ActiveExpert of = shared.list[place];
+    const float* const sums = shared.sums_of(buffer, group << shift);
+    finish_unit(
+        args, of, unit - place * range.blocks, tid() - group * threads, threads,
+        [&](int n, int row) {
+          const float* const mine = sums + n / 8 * kTileSums + row * kSumPitch + n % 8;
+          float sum = 0;
+          for (int s = 0; s < slices; ++s) sum += lds(mine + s * NT * kTileSums);
+          return args.weight_on_input ? sum * ldg(args.plan.row_weight + of.row0 + n) : sum;
+        },
+        [&](int64_t at, float value) {
+          SMOE_UNROLL1
+          for (int p = 0; p < args.h.parts; ++p) {
+            const bf16 part = to_bf16(value);
+            stg(args.h.data + at + off(p, args.h.step), part);
+            value -= to_float(part);
+          }
+        });
+  };
+  decode_rounds(shared, items, multiply, finish);
   pdl_trigger();
 }
 

@@ -9,8 +9,8 @@ namespace smoe::cu {
 
 template <int NT, bool bf16_only, int XP>
 int gate_up_tiles(Stream stream, const GateUpArgs& args) {
-  return launch(stream, {args.blocks, kExpertThreads, gate_up_shared_bytes(NT), true}, &gate_up<NT, bf16_only, XP>,
-                args);
+  return launch(stream, {args.blocks, kExpertThreads, decode_shared_bytes(NT, args.experts), true},
+                &gate_up<NT, bf16_only, XP>, args);
 }
 
 template <bool bf16_only, int XP>

@@ -3,12 +3,13 @@
 // whose scheme of gate_up.cuh this is). x is read where it lies, from L1 after the first unit.
 #pragma once
 
+#include "kernels/experts/atom_stream.cuh"
 #include "kernels/experts/linear_store.cuh"
 #include "kernels/experts/multiply_codes.cuh"
 
 namespace smoe::cu {
 
-constexpr int kLinearWarps = 8, kLinearThreads = 32 * kLinearWarps;
+constexpr int kLinearWarps = 8, kLinearThreads = 32 * kLinearWarps, kLinearAhead = 8;
 // Floats from a feature's sums to the next. With 10 the epilogue, 16 features of two tokens per warp, meets no bank
 // twice; with eight tiles that and the ring of weights would not fit the 99 KB of sm_86 and sm_89.
 SMOE_HD constexpr int linear_pitch(int tiles) { return tiles == 8 ? 8 : 10; }
@@ -45,14 +46,34 @@ SMOE_DEVICE void linear_step(const LinearArgs& args, const U32x4 (&a)[WP], const
   }
 }
 
+// A warp's share of K in the units [first, stop) of its block, as runs of an AtomStream.
+struct LinearRuns {
+  const U32x4* from;
+  int atoms, count, left;
+  SMOE_DEVICE LinearRuns(const U32x4* weights, const KSlice& slice, int64_t first, int64_t stop, bool streamed)
+      : from(weights + off(first, slice.atoms) * 32 + slice.begin * 32 + lane()),
+        atoms(slice.atoms),
+        count(slice.end - slice.begin),
+        left(streamed && count > 0 ? static_cast<int>(stop - first) : 0) {}
+  SMOE_DEVICE bool next(const U32x4** run, int* length) {
+    if (left == 0) return false;
+    --left;
+    *run = from;
+    *length = count;
+    from += atoms * 32;
+    return true;
+  }
+};
+
 // Weights in WP parts of bf16.
 template <int WP>
 struct LinearParts {
-  template <int NT, int XP>
-  SMOE_DEVICE static void multiply(const LinearArgs& args, int64_t unit, const bf16* x, int count,
-                                   float (&acc)[NT][4]) {
-    const int64_t atoms = atoms_along(args.k), begin = atoms * warp() / kLinearWarps,
-                  end = atoms * (warp() + 1) / kLinearWarps;
+  static constexpr int kCols = kAtomCols;
+  static constexpr bool kStreamed = WP == 1;
+  template <int NT, int XP, class Stream>
+  SMOE_DEVICE static void multiply(Stream& stream, const LinearArgs& args, int64_t unit, const KSlice& slice,
+                                   const bf16* x, int count, float (&acc)[NT][4]) {
+    const int64_t atoms = slice.atoms, begin = slice.begin, end = slice.end;
     const int64_t whole = args.k / kAtomCols < end ? args.k / kAtomCols : end;
     const U32x4* const weights = args.weight.atoms + off(unit, atoms) * 32 + lane();
     const auto add = [&](int64_t atom, const U32x4(&a)[WP]) {
@@ -63,7 +84,7 @@ struct LinearParts {
       }
     };
     if constexpr (WP == 1) {
-      stream_atoms(weights, begin, end, [&](int64_t atom, const U32x4& a) { add(atom, {a}); });
+      for (int64_t atom = begin; atom < end; ++atom) add(atom, {stream.take()});
     } else {
       for (int64_t atom = begin; atom < end; ++atom) {
         U32x4 a[WP];
@@ -78,16 +99,14 @@ struct LinearParts {
 // Weights as codes.
 template <class Codes>
 struct LinearCodes {
-  template <int NT, int XP>
-  SMOE_DEVICE static void multiply(const LinearArgs& args, int64_t unit, const bf16* x, int count,
-                                   float (&acc)[NT][4]) {
-    const bf16* row[NT];
-    SMOE_UNROLL
-    for (int tile = 0; tile < NT; ++tile) {
-      row[tile] = tile * 8 + lane() / 4 < count ? x + off(8 * tile, args.x_stride) : nullptr;
-    }
-    multiply_codes<Codes, NT, XP>(args.weight, unit, warp(), kLinearWarps, (count + 7) / 8, row, args.x.step, args.k,
-                                  acc);
+  static constexpr int kCols = Codes::kCols;
+  static constexpr bool kStreamed = true;
+  template <int NT, int XP, class Stream>
+  SMOE_DEVICE static void multiply(Stream& stream, const LinearArgs& args, int64_t unit, const KSlice& slice,
+                                   const bf16* x, int count, float (&acc)[NT][4]) {
+    TokenRows<NT> rows;
+    rows.start(x, count, [&](int n) { return static_cast<uint32_t>((n - lane() / 4) * args.x_stride); });
+    multiply_codes<Codes, NT, XP>(stream, args.weight, unit, slice, rows, args.x.step, args.k, acc);
   }
 };
 
@@ -97,17 +116,20 @@ SMOE_KERNEL(kLinearThreads, 1)
 linear_rows(LinearArgs args) {
   constexpr int kPitch = linear_pitch(NT), kTile = kAtomRows * kPitch;
   SMOE_SMEM_DYN(float, partial);  // [2][warps][NT][16 features][pitch]
+  SMOE_SMEM(U32x4, ring, kStreamWarps * kLinearAhead * 32);
   pdl_wait();
   const int count = static_cast<int>(linear_tokens(args));
   if (count <= 0) return;
   const int64_t blocks = row_blocks(args.rows), units = off(args.batch, blocks);
   const int64_t first = units * bid() / nblocks(), stop = units * (bid() + 1) / nblocks();
+  const KSlice slice = k_slice(args.k, Weights::kCols, warp(), kLinearWarps);
+  AtomStream<kLinearAhead, LinearRuns> stream(ring, {args.weight.atoms, slice, first, stop, Weights::kStreamed});
   for (int64_t unit = first; unit < stop; ++unit) {
     const int map = static_cast<int>(unit / blocks);
     const int64_t block = unit % blocks;
     const bf16* const x = args.x.data + off(lane() / 4, args.x_stride) + off(map, args.x_step);
     float acc[NT][4] = {};
-    Weights::template multiply<NT, XP>(args, unit, x, count, acc);
+    Weights::template multiply<NT, XP>(stream, args, unit, slice, x, count, acc);
     // Two buffers: the warps that are done with this unit may already write the next one's sums, and no further.
     float* const sums = partial + (unit & 1) * kLinearWarps * NT * kTile;
     SMOE_UNROLL

@@ -4,7 +4,6 @@
 // of the group's activations, from tensor cores as well: s * (sum(value * x) - zero * sum(x)).
 #pragma once
 
-#include "kernels/experts/atom_stream.cuh"
 #include "kernels/experts/atoms.h"
 #include "kernels/experts/dequant_f8.cuh"
 #include "kernels/experts/dequant_mxfp4.cuh"
@@ -12,6 +11,7 @@
 #include "kernels/experts/dequant_w4.cuh"
 #include "kernels/experts/dequant_w8.cuh"
 #include "kernels/experts/expert_args.h"
+#include "kernels/experts/token_rows.cuh"
 
 namespace smoe::cu {
 
@@ -108,49 +108,41 @@ SMOE_DEVICE void clear(float (&sum)[4]) {
   for (int i = 0; i < 4; ++i) sum[i] = 0;
 }
 
-// Columns k and k + 1 of a row; zeros where nothing is, which may not come from memory: 0 times NaN is NaN.
-SMOE_DEVICE uint32_t load_pair(const bf16* row, int64_t at, bool real) {
-  return real ? ldg(reinterpret_cast<const uint32_t*>(row + at)) : 0u;
-}
-
 // sum[tile] += one atom from column `k0` on times the rows, step by step; x_sum[tile] += the sums of the rows' parts.
 template <class Codes, int NT, int XP>
-SMOE_DEVICE void multiply_step(const U32x4& atom, int step, int64_t k0, bool symmetric, int tiles,
-                               const bf16* const (&row)[NT], int64_t x_step, int64_t k_size, float (&sum)[NT][4],
-                               float (&x_sum)[NT][4]) {
+SMOE_DEVICE void multiply_step(const U32x4& atom, int step, int64_t k0, bool symmetric, const TokenRows<NT>& rows,
+                               int64_t x_step, int64_t k_size, float (&sum)[NT][4], float (&x_sum)[NT][4]) {
   const uint32_t ones[4] = {0x3F803F80u, 0x3F803F80u, 0x3F803F80u, 0x3F803F80u};
   uint32_t a[4];
   Codes::fragment(atom, step, a);
   const int64_t k = k0 + 16 * step + 2 * (lane() % 4);
   SMOE_UNROLL
   for (int tile = 0; tile < NT; ++tile) {
-    if (tile >= tiles) break;
-    const bool real = row[tile] != nullptr;
+    if (tile * 8 >= rows.count) break;
+    const bool real = rows.real(tile);
     SMOE_UNROLL
     for (int q = 0; q < XP; ++q) {
       const int64_t at = off(q, x_step) + k;
-      const uint32_t b[2] = {load_pair(row[tile], at, real && k < k_size),
-                             load_pair(row[tile], at + 8, real && k + 8 < k_size)};
+      const uint32_t b[2] = {load_pair(rows.row(tile), at, real && k < k_size),
+                             load_pair(rows.row(tile), at + 8, real && k + 8 < k_size)};
       mma_bf16(sum[tile], a, b);
       if (!symmetric) mma_bf16(x_sum[tile], ones, b);
     }
   }
 }
 
-// acc[tile] += row block `block` times the rows of `row` (column g of each tile; null: zeros), the share of K of warp
-// `part` of `parts`. XP: parts of the rows. k_size and x_step are even.
-template <class Codes, int NT, int XP>
-SMOE_DEVICE void multiply_codes(const AtomMatrix& matrix, int64_t block, int part, int parts, int tiles,
-                                const bf16* const (&row)[NT], int64_t x_step, int64_t k_size, float (&acc)[NT][4]) {
+// acc[tile] += a slice of row block `block` times the rows. XP: parts of the rows. k_size and x_step are even.
+template <class Codes, int NT, int XP, class Stream>
+SMOE_DEVICE void multiply_codes(Stream& stream, const AtomMatrix& matrix, int64_t block, const KSlice& slice,
+                                const TokenRows<NT>& rows, int64_t x_step, int64_t k_size, float (&acc)[NT][4]) {
   constexpr int kCols = Codes::kCols, kSteps = kCols / 16, kGroupSteps = Codes::kGroupCols / 16;
-  const int64_t atoms = atoms_along(k_size, kCols), begin = atoms * part / parts, end = atoms * (part + 1) / parts;
-  if (begin >= end) return;
-  const U32x4* const from = matrix.atoms + off(block, atoms) * 32 + lane();
+  if (slice.begin >= slice.end) return;
+  const int begin = slice.begin * kCols;
   GroupScales scales;
-  scales.start(matrix, block, begin * kCols, atoms * kCols);
+  scales.start(matrix, block, begin, int64_t{slice.atoms} * kCols);
   // Units of kGroupCols columns in a group, and to the end of the first one.
   const int units = matrix.group > 0 ? matrix.group / Codes::kGroupCols : 1 << 30;
-  int left = matrix.group > 0 ? units - static_cast<int>(begin * kCols % matrix.group) / Codes::kGroupCols : units;
+  int left = matrix.group > 0 ? units - begin % matrix.group / Codes::kGroupCols : units;
   float sum[NT][4] = {}, x_sum[NT][4] = {};
   const auto add_group = [&] {
     SMOE_UNROLL
@@ -159,29 +151,54 @@ SMOE_DEVICE void multiply_codes(const AtomMatrix& matrix, int64_t block, int par
       clear(x_sum[tile]);
     }
   };
-  const auto step_of = [&](const U32x4& atom, int step, int64_t k0) {
-    multiply_step<Codes, NT, XP>(atom, step, k0, scales.symmetric(), tiles, row, x_step, k_size, sum, x_sum);
+  const auto end_step = [&](int step) {
     if ((step + 1) % kGroupSteps == 0 && --left == 0) {
       add_group();
       left = units;
       scales.next();
     }
   };
-  stream_atoms(from, begin, end, [&](int64_t i, const U32x4& atom) {
-    if constexpr (NT * XP == 1) {
+  if constexpr (NT * XP == 1) {
+    // As multiply_bf16: rows are read a batch ahead.
+    const uint32_t ones[4] = {0x3F803F80u, 0x3F803F80u, 0x3F803F80u, 0x3F803F80u};
+    constexpr int kBatchSteps = batch_steps(NT), kBatchAtoms = kBatchSteps / kSteps;
+    uint32_t ahead[kBatchSteps][2], b[kBatchSteps][2];
+    load_batch(rows, 0, slice.begin * kSteps, k_size, ahead);
+    SMOE_UNROLL1
+    for (int first = slice.begin; first < slice.end; first += kBatchAtoms) {
+      copy_batch(ahead, b);
+      if (first + kBatchAtoms < slice.end) load_batch(rows, 0, (first + kBatchAtoms) * kSteps, k_size, ahead);
       SMOE_UNROLL
-      for (int step = 0; step < kSteps; ++step) step_of(atom, step, i * kCols);
-    } else {
+      for (int i = 0; i < kBatchAtoms; ++i) {
+        if (first + i >= slice.end) break;
+        const U32x4 atom = stream.take();
+        SMOE_UNROLL
+        for (int step = 0; step < kSteps; ++step) {
+          uint32_t a[4];
+          Codes::fragment(atom, step, a);
+          mma_bf16(sum[0], a, b[i * kSteps + step]);
+          if (!scales.symmetric()) mma_bf16(x_sum[0], ones, b[i * kSteps + step]);
+          end_step(step);
+        }
+      }
+    }
+  } else {
+    SMOE_UNROLL1
+    for (int i = slice.begin; i < slice.end; ++i) {
       // Three parts are for exactness: a quarter of the code, and of nvcc's time, for a few moves.
-      U32x4 rest = atom;
+      U32x4 rest = stream.take();
       SMOE_UNROLL1
       for (int unit = 0; unit < kCols / kUnitCols; ++unit) {
         SMOE_UNROLL
-        for (int step = 0; step < kUnitCols / 16; ++step) step_of(rest, step, i * kCols + unit * kUnitCols);
+        for (int step = 0; step < kUnitCols / 16; ++step) {
+          multiply_step<Codes, NT, XP>(rest, step, i * kCols + unit * kUnitCols, scales.symmetric(), rows, x_step,
+                                       k_size, sum, x_sum);
+          end_step(step);
+        }
         advance_atom<kCols>(&rest);
       }
     }
-  });
+  }
   if (left != units) add_group();
 }
 

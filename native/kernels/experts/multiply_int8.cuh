@@ -1,10 +1,11 @@
 // One row block of integer codes times rows of int8 activations, for K2 and K3: byte mma, whose int32 sums of a group
 // are exact, then the arithmetic of the CPU (int8-inl.h), s_x * (s_w * (sum - zero * sum(x))) group after group in f32.
-// Warps share K in whole groups, so that no group is summed in two roundings; groups of a whole row are added up as
-// integers when the warps' sums meet (gather_warps).
+// Slices of K are of whole groups, so that no group is summed in two roundings; groups of a whole row are added up as
+// integers when the slices' sums meet (gather_slices).
 #pragma once
 
 #include "kernels/experts/byte_codes.cuh"
+#include "kernels/experts/decode_block.cuh"
 #include "kernels/experts/int8_args.h"
 #include "kernels/experts/multiply_rows.cuh"
 
@@ -52,36 +53,53 @@ struct Int8Tiles {
   }
 };
 
-// acc[tile] = row block `block` times the rows, this warp's share of K: f32, or (groups of a whole row) the bits of
-// int32 sums.
-template <class Codes, int NT>
-SMOE_DEVICE void multiply_int8(const AtomMatrix& matrix, int64_t block, int tiles, const Int8Tiles<NT>& x,
-                               int64_t k_size, float (&acc)[NT][4]) {
-  constexpr int kCols = Codes::kCols, kSteps = kCols / 32;
-  const int64_t atoms = atoms_along(k_size, kCols);
-  // The least common multiple of an atom, whose columns are a power of two, and a group.
-  int64_t apart = 1;
-  if (matrix.group > 0) {
-    const int low = matrix.group & -matrix.group;
-    apart = matrix.group / (low < kCols ? low : kCols);
+// The scales and sums that the rows' groups have: group after group, those of columns 2t and 2t + 1.
+template <int NT>
+SMOE_DEVICE U32x2 int8_pair(const Int8Tiles<NT>& x, int tile, int c, int64_t group) {
+  return ldg(x.scales + off(x.row[tile][c], x.groups) + group);
+}
+
+// k32 steps whose bytes are read together, where one tile leaves room: 128 columns.
+constexpr int kInt8Steps = 4;
+template <int NT>
+SMOE_DEVICE void load_bytes(const Int8Tiles<NT>& x, int k, int stop, uint32_t (&b)[kInt8Steps][2]) {
+  SMOE_UNROLL
+  for (int j = 0; j < kInt8Steps; ++j) {
+    SMOE_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const uint8_t* const from = x.codes[0] + k + 32 * j + 16 * half;
+      b[j][half] = k + 32 * j < stop ? ldg(reinterpret_cast<const uint32_t*>(from)) : 0u;
+    }
   }
-  const int64_t shares = (atoms + apart - 1) / apart, begin = shares * warp() / kExpertWarps * apart;
-  int64_t end = shares * (warp() + 1) / kExpertWarps * apart;
-  if (end > atoms) end = atoms;
+}
+
+// acc[tile] = a slice of row block `block` times the rows: f32, or (groups of a whole row) the bits of int32 sums.
+template <class Codes, int NT, class Stream>
+SMOE_DEVICE void multiply_int8(Stream& stream, const AtomMatrix& matrix, int64_t block, const KSlice& slice, int tiles,
+                               const Int8Tiles<NT>& x, float (&acc)[NT][4]) {
+  constexpr int kCols = Codes::kCols, kSteps = kCols / 32;
   int32_t sum[NT][4] = {};
-  if (begin < end) {
+  if (slice.begin < slice.end) {
+    const int begin = slice.begin * kCols, stop = slice.end * kCols;
     GroupScales scales;
-    scales.start(matrix, block, begin * kCols, atoms * kCols);
+    scales.start(matrix, block, begin, int64_t{slice.atoms} * kCols);
     const int units = matrix.group > 0 ? matrix.group / 32 : 1 << 30;
     int left = units;
-    int64_t group = matrix.group > 0 ? begin * kCols / matrix.group : 0;
+    int64_t group = matrix.group > 0 ? begin / matrix.group : 0;
+    U32x2 next[2];  // of the group under way, where one tile leaves room
+    const auto load_pairs = [&] {
+      if (NT > 1 || matrix.group <= 0) return;
+      next[0] = int8_pair(x, 0, 0, group);
+      next[1] = int8_pair(x, 0, 1, group);
+    };
+    load_pairs();
     const auto add_group = [&] {
       SMOE_UNROLL
       for (int tile = 0; tile < NT; ++tile) {
-        if (tile >= tiles) break;
+        if (tile > 0 && tile >= tiles) break;
         SMOE_UNROLL
         for (int c = 0; c < 2; ++c) {
-          const U32x2 pair = ldg(x.scales + off(x.row[tile][c], x.groups) + group);
+          const U32x2 pair = NT == 1 ? next[c] : int8_pair(x, tile, c, group);
           const float x_scale = bit_cast<float>(pair.x[0]);
           SMOE_UNROLL
           for (int half = 0; half < 2; ++half) {
@@ -95,39 +113,56 @@ SMOE_DEVICE void multiply_int8(const AtomMatrix& matrix, int64_t block, int tile
         }
       }
     };
-    const auto step_of = [&](const uint32_t(&a)[4], int64_t k) {
-      SMOE_UNROLL
-      for (int tile = 0; tile < NT; ++tile) {
-        if (tile >= tiles) break;
-        const uint32_t b[2] = {ldg(reinterpret_cast<const uint32_t*>(x.codes[tile] + k)),
-                               ldg(reinterpret_cast<const uint32_t*>(x.codes[tile] + k + 16))};
-        mma_u8s8(sum[tile], a, b);
-      }
-      if (--left == 0) {
-        add_group();
-        left = units;
-        ++group;
-        scales.next();
-      }
+    const auto end_step = [&](int k) {  // k: columns up to the end of the step
+      if (--left > 0) return;
+      add_group();
+      left = units;
+      ++group;
+      scales.next();
+      if (k < stop) load_pairs();
     };
-    stream_atoms(matrix.atoms + off(block, atoms) * 32 + lane(), begin, end, [&](int64_t i, const U32x4& atom) {
-      uint32_t a[4];
-      if constexpr (NT == 1) {
+    if constexpr (NT == 1) {
+      constexpr int kAtoms = kInt8Steps / kSteps;
+      uint32_t ahead[kInt8Steps][2], b[kInt8Steps][2];
+      load_bytes(x, begin, stop, ahead);
+      SMOE_UNROLL1
+      for (int first = slice.begin; first < slice.end; first += kAtoms) {
+        copy_batch(ahead, b);
+        if (first + kAtoms < slice.end) load_bytes(x, (first + kAtoms) * kCols, stop, ahead);
         SMOE_UNROLL
-        for (int step = 0; step < kSteps; ++step) {
-          Codes::bytes(atom, step, a);
-          step_of(a, i * kCols + 32 * step);
+        for (int i = 0; i < kAtoms; ++i) {
+          if (first + i >= slice.end) break;
+          const U32x4 atom = stream.take();
+          SMOE_UNROLL
+          for (int step = 0; step < kSteps; ++step) {
+            uint32_t a[4];
+            Codes::bytes(atom, step, a);
+            mma_u8s8(sum[0], a, b[i * kSteps + step]);
+            end_step((first + i) * kCols + 32 * (step + 1));
+          }
         }
-      } else {  // as in multiply_codes
-        U32x4 rest = atom;
+      }
+    } else {
+      SMOE_UNROLL1
+      for (int i = slice.begin; i < slice.end; ++i) {  // as in multiply_codes
+        U32x4 rest = stream.take();
         SMOE_UNROLL1
         for (int step = 0; step < kSteps; ++step) {
+          const int k = i * kCols + 32 * step;
+          uint32_t a[4];
           Codes::bytes(rest, 0, a);
-          step_of(a, i * kCols + 32 * step);
+          SMOE_UNROLL
+          for (int tile = 0; tile < NT; ++tile) {
+            if (tile >= tiles) break;
+            const uint32_t b[2] = {ldg(reinterpret_cast<const uint32_t*>(x.codes[tile] + k)),
+                                   ldg(reinterpret_cast<const uint32_t*>(x.codes[tile] + k + 16))};
+            mma_u8s8(sum[tile], a, b);
+          }
+          end_step(k + 32);
           advance_atom<kCols>(&rest);
         }
       }
-    });
+    }
     if (matrix.group > 0 && left != units) add_group();
   }
   if (matrix.group > 0) return;
@@ -138,39 +173,26 @@ SMOE_DEVICE void multiply_int8(const AtomMatrix& matrix, int64_t block, int tile
   }
 }
 
-template <int NT>
-SMOE_DEVICE void multiply_int8_rows(const AtomMatrix& matrix, int64_t block, int tiles, const Int8Tiles<NT>& x,
-                                    int64_t k_size, float (&acc)[NT][4]) {
-  with_bytes(matrix.format,
-             [&](auto codes) { multiply_int8<decltype(codes), NT>(matrix, block, tiles, x, k_size, acc); });
+template <int NT, class Stream>
+SMOE_DEVICE void multiply_int8_rows(Stream& stream, const AtomMatrix& matrix, int64_t block, int slice, int slices,
+                                    int apart, int tiles, const Int8Tiles<NT>& x, int64_t k_size, float (&acc)[NT][4]) {
+  with_bytes(matrix.format, [&](auto codes) {
+    using Codes = decltype(codes);
+    multiply_int8<Codes, NT>(stream, matrix, block, k_slice(k_size, Codes::kCols, slice, slices, apart), tiles, x, acc);
+  });
 }
 
-// A warp's sums, [NT][16 x 8] of it in shared memory.
-template <int NT>
-SMOE_DEVICE void share_sums(const float (&acc)[NT][4], int tiles, float* sums) {
-  SMOE_UNROLL
-  for (int tile = 0; tile < NT; ++tile) {
-    if (tile >= tiles) break;
-    SMOE_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const Element at = c_element(lane(), 2 * half);
-      sts(reinterpret_cast<U32x2*>(sums + tile * 128 + at.row * 8 + at.col),
-          U32x2{{bit_cast<uint32_t>(acc[tile][2 * half]), bit_cast<uint32_t>(acc[tile][2 * half + 1])}});
-    }
-  }
-}
-
-// The output of row `row` (0..15) of a row block whose warps' sums lie `step` floats apart from `sums` on. pair: scale
+// The output of row `row` (0..15) of a row block whose slices' sums lie `step` floats apart from `sums` on. pair: scale
 // and sum of the activations, for groups of a whole row.
-SMOE_DEVICE float gather_warps(const AtomMatrix& matrix, int64_t block, int row, const float* sums, int step,
-                               const U32x2& pair) {
+SMOE_DEVICE float gather_slices(const AtomMatrix& matrix, int64_t block, int row, const float* sums, int slices,
+                                int step, const U32x2& pair) {
   if (matrix.group > 0) {
     float value = 0;
-    for (int w = 0; w < kExpertWarps; ++w) value += lds(sums + w * step);
+    for (int s = 0; s < slices; ++s) value += lds(sums + s * step);
     return value;
   }
   int32_t sum = 0;
-  for (int w = 0; w < kExpertWarps; ++w) sum += bit_cast<int32_t>(lds(sums + w * step));
+  for (int s = 0; s < slices; ++s) sum += bit_cast<int32_t>(lds(sums + s * step));
   const int64_t at = block * kAtomRows + row;
   const bool symmetric = matrix.zeros == nullptr;
   const float zero = symmetric ? 0.0f : plane_value(matrix.zeros, matrix.scale_type, at);

@@ -1,12 +1,10 @@
-// One row block of an expert's matrix, in whatever format it is, times the rows of up to 64 tokens: the inner loop of
-// K2 and K3, whose warps share K.
+// A slice of one row block of a matrix, in whatever format it is, times the rows of up to 64 tokens: the inner loop of
+// K2 and K3.
 #pragma once
 
 #include "kernels/experts/multiply_codes.cuh"
 
 namespace smoe::cu {
-
-constexpr int kExpertWarps = 8, kExpertThreads = 32 * kExpertWarps;
 
 // An expert's entry, in registers.
 template <bool bf16_only>
@@ -28,17 +26,18 @@ SMOE_DEVICE AtomMatrix load_matrix(const AtomMatrix* matrix) {
 // acc[tile] += one atom times the rows. With WP weight and XP activation parts, the products of parts p and q with
 // p + q <= 2, large ones first; the others lie below 2^-23 of the whole (as in router_gemm.cuh).
 template <int NT, int WP, int XP>
-SMOE_DEVICE void multiply_atom(const U32x4 (&a)[WP], int tiles, const bf16* const (&row)[NT], int64_t x_step, int64_t k,
+SMOE_DEVICE void multiply_atom(const U32x4 (&a)[WP], const TokenRows<NT>& rows, int64_t x_step, int64_t k,
                                int64_t k_size, float (&acc)[NT][4]) {
   SMOE_UNROLL
   for (int tile = 0; tile < NT; ++tile) {
-    if (tile >= tiles) break;
-    const bool real = row[tile] != nullptr;
+    if (tile * 8 >= rows.count) break;
+    const bf16* const row = rows.row(tile);
+    const bool real = rows.real(tile);
     uint32_t b[XP][2];
     SMOE_UNROLL
     for (int q = 0; q < XP; ++q) {
-      b[q][0] = load_pair(row[tile], off(q, x_step) + k, real && k < k_size);
-      b[q][1] = load_pair(row[tile], off(q, x_step) + k + 8, real && k + 8 < k_size);
+      b[q][0] = load_pair(row, off(q, x_step) + k, real && k < k_size);
+      b[q][1] = load_pair(row, off(q, x_step) + k + 8, real && k + 8 < k_size);
     }
     SMOE_UNROLL
     for (int sum = 0; sum <= 2; ++sum) {
@@ -50,43 +49,78 @@ SMOE_DEVICE void multiply_atom(const U32x4 (&a)[WP], int tiles, const bf16* cons
   }
 }
 
-template <int NT, int WP, int XP>
-SMOE_DEVICE void multiply_parts(const AtomMatrix& matrix, int64_t block, int part, int parts, int tiles,
-                                const bf16* const (&row)[NT], int64_t x_step, int64_t k_size, float (&acc)[NT][4]) {
-  const int64_t count = atoms_along(k_size), begin = count * part / parts, end = count * (part + 1) / parts;
-  const U32x4* const atoms = matrix.atoms + off(block, count) * 32 + lane();
-  const int64_t k0 = 2 * (lane() % 4);
-  if constexpr (WP == 1) {
-    stream_atoms(atoms, begin, end, [&](int64_t i, const U32x4& atom) {
-      multiply_atom<NT, 1, XP>({atom}, tiles, row, x_step, i * kAtomCols + k0, k_size, acc);
-    });
-  } else {
-    for (int64_t i = begin; i < end; ++i) {
-      U32x4 a[WP];
+// The loop for bf16. Rows are read a batch ahead, because a row that no cache of the SM holds yet (every row of h,
+// in K3) takes as long as 600 clocks, in which the warp would wait at each atom.
+template <int NT, class Stream>
+SMOE_DEVICE void multiply_bf16(Stream& stream, const KSlice& slice, const TokenRows<NT>& rows, int64_t k_size,
+                               float (&acc)[NT][4]) {
+  constexpr int kBatchSteps = batch_steps(NT);
+  uint32_t ahead[kBatchSteps][2], b[kBatchSteps][2];
+  load_batch(rows, 0, slice.begin, k_size, ahead);
+  SMOE_UNROLL1
+  for (int first = slice.begin; first < slice.end; first += kBatchSteps) {
+    const int here = slice.end - first;  // atoms left
+    U32x4 a[NT == 1 ? 1 : kBatchSteps];
+    if constexpr (NT > 1) {
       SMOE_UNROLL
-      for (int p = 0; p < WP; ++p) a[p] = ldg_stream(atoms + i * 32 + off(p, matrix.part_step));
-      multiply_atom<NT, WP, XP>(a, tiles, row, x_step, i * kAtomCols + k0, k_size, acc);
+      for (int j = 0; j < kBatchSteps; ++j) {
+        if (j < here) a[j] = stream.take();
+      }
+    }
+    SMOE_UNROLL
+    for (int tile = 0; tile < NT; ++tile) {
+      if (tile > 0 && tile * 8 >= rows.count) break;
+      copy_batch(ahead, b);
+      if (tile + 1 < NT && (tile + 1) * 8 < rows.count) {
+        load_batch(rows, tile + 1 < NT ? tile + 1 : 0, first, k_size, ahead);
+      } else if (here > kBatchSteps) {
+        load_batch(rows, 0, first + kBatchSteps, k_size, ahead);
+      }
+      SMOE_UNROLL
+      for (int j = 0; j < kBatchSteps; ++j) {
+        if (j >= here) break;
+        if constexpr (NT == 1) {
+          mma_bf16(acc[0], stream.take().x, b[j]);
+        } else {
+          mma_bf16(acc[tile], a[j].x, b[j]);
+        }
+      }
     }
   }
 }
 
-// acc[tile] += row block `block` times the rows of `row` (column g of each tile; null: zeros), this warp's share of K.
-// k_size and x.step are even.
-template <int NT, bool bf16_only, int XP>
-SMOE_DEVICE void multiply_rows(const AtomMatrix& matrix, int64_t block, int tiles, const bf16* const (&row)[NT],
-                               const Planes& x, int64_t k_size, float (&acc)[NT][4]) {
+// acc[tile] += the slice of row block `block` times the rows. k_size and x.step are even.
+template <int NT, bool bf16_only, int XP, class Stream>
+SMOE_DEVICE void multiply_rows(Stream& stream, const AtomMatrix& matrix, int64_t block, int slice, int slices,
+                               const TokenRows<NT>& rows, const Planes& x, int64_t k_size, float (&acc)[NT][4]) {
   const int64_t x_step = XP == 1 ? 0 : x.step;
   if (bf16_only || matrix.format == AtomFormat::Bf16) {
-    multiply_parts<NT, 1, XP>(matrix, block, warp(), kExpertWarps, tiles, row, x_step, k_size, acc);
+    const KSlice part = k_slice(k_size, kAtomCols, slice, slices);
+    if constexpr (XP == 1) {
+      multiply_bf16(stream, part, rows, k_size, acc);
+    } else {
+      for (int i = part.begin; i < part.end; ++i) {
+        multiply_atom<NT, 1, XP>({stream.take()}, rows, x_step, i * kAtomCols + 2 * (lane() % 4), k_size, acc);
+      }
+    }
     return;
   }
   if constexpr (!bf16_only) {
     if (matrix.format == AtomFormat::Bf16x3) {
-      multiply_parts<NT, 3, XP>(matrix, block, warp(), kExpertWarps, tiles, row, x_step, k_size, acc);
+      const KSlice part = k_slice(k_size, kAtomCols, slice, slices);
+      const U32x4* const atoms = matrix.atoms + off(block, part.atoms) * 32 + lane();
+      for (int i = part.begin; i < part.end; ++i) {
+        U32x4 a[3];
+        SMOE_UNROLL
+        for (int p = 0; p < 3; ++p) a[p] = ldg_stream(atoms + i * 32 + off(p, matrix.part_step));
+        multiply_atom<NT, 3, XP>(a, rows, x_step, i * kAtomCols + 2 * (lane() % 4), k_size, acc);
+      }
       return;
     }
     with_codes(matrix.format, [&](auto codes) {
-      multiply_codes<decltype(codes), NT, XP>(matrix, block, warp(), kExpertWarps, tiles, row, x_step, k_size, acc);
+      using Codes = decltype(codes);
+      multiply_codes<Codes, NT, XP>(stream, matrix, block, k_slice(k_size, Codes::kCols, slice, slices), rows, x_step,
+                                    k_size, acc);
     });
   }
 }

@@ -142,6 +142,14 @@ TEST_CASE("down_combine_int8: every format in one layer, groups, zero points, si
   }
 }
 
+TEST_CASE("down_combine_int8: slices of K keep groups whole") {
+  ExpertCase c{5, 4, 2, 40, 2304, 545};
+  c.down_codes = {{WeightFormat::W4, 96, true}, {WeightFormat::W8, 576}, {WeightFormat::T2}, {WeightFormat::W4, 128}};
+  check(c);
+  c.tokens = 12;
+  check(c);
+}
+
 TEST_CASE("down_combine_int8: groups of a whole row have the CPU's bits") {
   ExpertCase c{9, 5, 2, 40, 1096, 530};
   c.down_codes = {{WeightFormat::T2},

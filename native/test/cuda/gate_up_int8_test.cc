@@ -124,6 +124,15 @@ TEST_CASE("gate_up_int8: tokens, shapes, groups, formats, zero points, in one la
   }
 }
 
+TEST_CASE("gate_up_int8: slices of K keep groups whole") {
+  ExpertCase c{5, 4, 2, 2304, 16, 445};
+  c.gate_up_codes = {
+      {WeightFormat::W4, 96, true}, {WeightFormat::W8, 576}, {WeightFormat::T2}, {WeightFormat::W4, 128}};
+  check(c);
+  c.tokens = 12;
+  check(c);
+}
+
 TEST_CASE("gate_up_int8: groups of a whole row have the CPU's bits") {
   for (const int hidden : {40, 1184}) {
     ExpertCase c{9, 5, 2, hidden, 32, 430, Activation::Identity};

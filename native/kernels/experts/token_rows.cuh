@@ -1,0 +1,71 @@
+// The rows that a warp of the decode kernels multiplies, and the slice of K that it takes of them.
+#pragma once
+
+#include "cuda/cu.h"
+#include "kernels/experts/atoms.h"
+
+namespace smoe::cu {
+
+// Atoms of a row block along K, and those of one of its slices: whole multiples of `apart` atoms; 0: of all of them.
+struct KSlice {
+  int atoms, begin, end;
+};
+SMOE_DEVICE KSlice k_slice(int64_t k, int cols, int slice, int slices, int apart = 1) {
+  const int atoms = static_cast<int>(atoms_along(k, cols)), each = apart == 0 ? atoms : apart;
+  const int shares = (atoms + each - 1) / each, end = shares * (slice + 1) / slices * each;
+  return {atoms, shares * slice / slices * each, end < atoms ? end : atoms};
+}
+
+// Rows of activations as B operands: column g = lane / 4 of tile t is row 8 t + g of `count`. Offsets have 32 bits:
+// 64 tokens of at most 32 slots.
+template <int NT>
+struct TokenRows {
+  const bf16* base = nullptr;
+  uint32_t at[NT] = {};
+  int count = 0;
+
+  // row_of(n): offset of row n, in elements.
+  template <class RowOf>
+  SMOE_DEVICE void start(const bf16* data, int rows, RowOf row_of) {
+    base = data;
+    count = rows;
+    SMOE_UNROLL
+    for (int tile = 0; tile < NT; ++tile) {
+      if (real(tile)) at[tile] = row_of(tile * 8 + lane() / 4);
+    }
+  }
+  SMOE_DEVICE bool real(int tile) const { return tile * 8 + lane() / 4 < count; }
+  SMOE_DEVICE const bf16* row(int tile) const { return base + at[tile]; }
+};
+
+// Columns k and k + 1 of a row; zeros where nothing is, which may not come from memory: 0 times NaN is NaN.
+SMOE_DEVICE uint32_t load_pair(const bf16* row, int64_t at, bool real) {
+  return real ? ldg(reinterpret_cast<const uint32_t*>(row + at)) : 0u;
+}
+
+// k16 steps whose B registers are read together: twice 16 registers, or 8 where sums of many tiles need the room.
+SMOE_HD constexpr int batch_steps(int tiles) { return tiles <= 2 ? 8 : 4; }
+
+// B registers of kSteps steps from step `step` on.
+template <int kSteps, int NT>
+SMOE_DEVICE void load_batch(const TokenRows<NT>& rows, int tile, int step, int64_t k_size, uint32_t (&b)[kSteps][2]) {
+  const int k = step * 16 + 2 * (lane() % 4);
+  const bf16* const from = rows.row(tile) + k;
+  const int left = rows.real(tile) ? static_cast<int>(k_size) - k : 0;
+  SMOE_UNROLL
+  for (int j = 0; j < kSteps; ++j) {
+    b[j][0] = load_pair(from, 16 * j, 16 * j < left);
+    b[j][1] = load_pair(from, 16 * j + 8, 16 * j + 8 < left);
+  }
+}
+
+template <int kSteps>
+SMOE_DEVICE void copy_batch(const uint32_t (&from)[kSteps][2], uint32_t (&to)[kSteps][2]) {
+  SMOE_UNROLL
+  for (int j = 0; j < kSteps; ++j) {
+    to[j][0] = from[j][0];
+    to[j][1] = from[j][1];
+  }
+}
+
+}  // namespace smoe::cu
