@@ -2,7 +2,6 @@
 #pragma once
 
 #include "kernels/dispatch/dispatch_bits.cuh"
-#include "kernels/experts/atom_stream.cuh"
 #include "kernels/experts/code_place.h"
 #include "kernels/experts/expert_args.h"
 #include "kernels/experts/token_rows.cuh"
@@ -79,8 +78,8 @@ class ActiveList {
 
 inline size_t active_bytes(int experts) { return static_cast<size_t>(experts) * 20; }
 
-// Items [warp(), items) of a block, every eighth: unit first_unit + item / slices. Units are row blocks of experts,
-// expert after expert (K2), or of one row block of each expert (K3: one_block >= 0).
+// A warp's items of a block, `item` and every warp-count-th from there: unit first_unit + item / slices. Units are row
+// blocks of experts, expert after expert (K2), or of one row block of each expert (K3: one_block >= 0).
 struct ItemRuns {
   ActiveList list;
   int64_t k;
@@ -91,7 +90,7 @@ struct ItemRuns {
   SMOE_DEVICE bool next(const U32x4** from, int* count) {
     if (item >= items) return false;
     const int unit = first_unit + (item >> shift), slices = 1 << shift, slice = item & (slices - 1);
-    item += kStreamWarps;
+    item += nthreads() / 32;
     const int at = one_block >= 0 ? unit : unit / blocks, block = one_block >= 0 ? one_block : unit - at * blocks;
     const ActiveExpert e = list[at];
     if (e.cols == 0) return true;

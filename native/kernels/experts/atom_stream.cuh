@@ -10,51 +10,70 @@
 
 namespace smoe::cu {
 
-constexpr int kStreamWarps = 8;
+// Two batches of kBatch atoms: while one is multiplied the other is under way. Batches, so that places in the ring are
+// constants of an unrolled loop and what there is to decide is decided once for all of them. Runs: next(&from, &count)
+// gives this lane's part of the warp's next run of atoms that lie one after the other; false after the last. A batch
+// does not reach past the end of a run.
+constexpr int kStreamBatches = 2;
+inline size_t stream_bytes(int warps, int batch) { return static_cast<size_t>(warps * kStreamBatches * batch) * 512; }
 
-inline constexpr size_t stream_bytes(int ahead) { return static_cast<size_t>(kStreamWarps * ahead) * 512; }
-
-// kAhead slots, of which one is in use. Runs: next(&from, &count) gives this lane's part of the warp's next run of
-// atoms that lie one after the other; false after the last.
-template <int kAhead, class Runs>
+template <int kBatch, class Runs>
 class AtomStream {
  public:
-  // ring: stream_bytes(kAhead) of shared memory, of the block.
+  static constexpr int kAtoms = kBatch;
+
+  // ring: stream_bytes(warps, kBatch) of shared memory, of the block.
   SMOE_DEVICE AtomStream(U32x4* ring, const Runs& runs)
-      : runs_(runs), ring_(ring + warp() * kAhead * 32 + lane()), fill_(ring_), take_(ring_) {
+      : runs_(runs), ring_(ring + warp() * kStreamBatches * kBatch * 32 + lane()) {
     SMOE_UNROLL1
-    for (int i = 0; i < kAhead - 1; ++i) fill();
+    for (int i = 0; i < kStreamBatches; ++i) {
+      fill();
+      turn();
+    }
   }
-  SMOE_DEVICE U32x4 take() {
-    fill();  // the slot that was taken last
-    cp_wait<kAhead - 1>();
-    const U32x4 atom = lds(take_);
-    take_ = next(take_);
-    return atom;
+  // The next batch: atom j, j < kBatch and inside the run, is lds(take() + 32 j).
+  SMOE_DEVICE const U32x4* take() const {
+    cp_wait<kStreamBatches - 1>();
+    return ring_ + place_;
+  }
+  // What take() gave has been read.
+  SMOE_DEVICE void give() {
+    fill();
+    turn();
   }
 
  private:
-  SMOE_DEVICE U32x4* next(U32x4* slot) const {
-    slot += 32;
-    return slot == ring_ + kAhead * 32 ? ring_ : slot;
-  }
+  SMOE_DEVICE void turn() { place_ = place_ == 0 ? kBatch * 32 : 0; }
   SMOE_DEVICE void fill() {
     while (left_ == 0 && more_) more_ = runs_.next(&from_, &left_);
-    if (left_ > 0) {
-      cp16_once(fill_, from_);
-      from_ += 32;
-      --left_;
+    SMOE_UNROLL
+    for (int j = 0; j < kBatch; ++j) {
+      if (j < left_) cp16_once(ring_ + place_ + j * 32, from_ + j * 32);
     }
-    fill_ = next(fill_);
+    from_ += kBatch * 32;
+    left_ = left_ < kBatch ? 0 : left_ - kBatch;
     cp_commit();
   }
 
   Runs runs_;
   U32x4* ring_;
-  U32x4 *fill_, *take_;
+  int place_ = 0;
   const U32x4* from_ = nullptr;
   int left_ = 0;
   bool more_ = true;
 };
+
+// use(i, atom) for the atoms begin <= i < end, one after the other.
+template <class Stream, class Use>
+SMOE_DEVICE void for_atoms(Stream& stream, int begin, int end, Use use) {
+  SMOE_UNROLL1
+  for (int first = begin; first < end; first += Stream::kAtoms) {
+    const U32x4* const atoms = stream.take();
+    const int here = end - first < Stream::kAtoms ? end - first : Stream::kAtoms;
+    SMOE_UNROLL1
+    for (int j = 0; j < here; ++j) use(first + j, lds(atoms + j * 32));
+    stream.give();
+  }
+}
 
 }  // namespace smoe::cu

@@ -1,5 +1,5 @@
 // How a block of K2 or K3 shares its work among its warps. K of a matrix is cut into slices; a slice of one row block
-// of one expert is an item. Warps take items in turn and meet after each round of eight, where the slices of a row
+// of one expert is an item. Warps take items in turn and meet after each round of one each, where the slices of a row
 // block are added up in order. So a warp has a long run of atoms at a time whatever K is, and what an item costs beside
 // its atoms is paid by one warp. Slices are a function of K alone: the order of additions does not depend on the batch.
 #pragma once
@@ -9,22 +9,25 @@
 
 namespace smoe::cu {
 
-constexpr int kExpertWarps = kStreamWarps, kExpertThreads = 32 * kExpertWarps;
+// Warps of a block at most, and of K2. Their number does not show in the bits.
+constexpr int kExpertWarps = 16, kGateUpWarps = 8;
 
 // Sums of a warp's item, [tile][16 rows][8 columns]: with a pitch of 10, 16 rows of two columns meet no bank twice.
 constexpr int kSumPitch = 10, kTileSums = kAtomRows * kSumPitch;
 
-// Two blocks per SM are meant to run at a time: 15 atoms of 16 warps are 120 KB in flight; one block still has the 28
-// KB that latency asks for. Together with the sums and a list of 1024 experts, 20 KB, it fits the 99 KB of sm_86.
-SMOE_HD constexpr int decode_ahead(int tiles) { return tiles == 1 ? 16 : tiles <= 4 ? 14 : 9; }
+// 16 warps are meant to be on an SM at a time: with a batch of eight atoms, 64 KB under way while as many are
+// multiplied. With more tiles it is half of that, which still is what latency asks for. Together with the sums and a
+// list of 1024 experts, 20 KB, a block of eight warps fits the 99 KB of sm_86.
 // Buffers of a round's sums: with two, warps may be a round apart.
-SMOE_HD constexpr int decode_buffers(int tiles) { return tiles <= 2 ? 2 : 1; }
-SMOE_HD constexpr int decode_sums(int tiles) { return decode_buffers(tiles) * kExpertWarps * tiles * kTileSums; }
+SMOE_HD constexpr int decode_buffers(int tiles) { return tiles == 1 ? 2 : 1; }
+SMOE_HD constexpr int decode_sums(int warps, int tiles) { return decode_buffers(tiles) * warps * tiles * kTileSums; }
 
-inline size_t decode_shared_bytes(int tiles, int experts) {
-  return stream_bytes(decode_ahead(tiles)) + static_cast<size_t>(decode_sums(tiles)) * sizeof(float) +
+inline size_t decode_shared_bytes(int warps, int tiles, int experts) {
+  return stream_bytes(warps, batch_steps(tiles)) + static_cast<size_t>(decode_sums(warps, tiles)) * sizeof(float) +
          active_bytes(experts);
 }
+
+SMOE_DEVICE int warps() { return nthreads() / 32; }
 
 // What decode_shared_bytes() counts.
 template <int NT>
@@ -34,19 +37,19 @@ struct DecodeShared {
   ActiveList list;
   SMOE_DEVICE DecodeShared(unsigned char* base, int experts)
       : ring(reinterpret_cast<U32x4*>(base)),
-        sums(reinterpret_cast<float*>(base + kStreamWarps * decode_ahead(NT) * 512)),
-        list(reinterpret_cast<unsigned char*>(sums + decode_sums(NT)), experts) {}
+        sums(reinterpret_cast<float*>(base + warps() * kStreamBatches * batch_steps(NT) * 512)),
+        list(reinterpret_cast<unsigned char*>(sums + decode_sums(warps(), NT)), experts) {}
   // Of item `item` of a round.
-  SMOE_DEVICE float* sums_of(int buffer, int item) const {
-    return sums + (buffer * kExpertWarps + item) * NT * kTileSums;
-  }
+  SMOE_DEVICE float* sums_of(int buffer, int item) const { return sums + (buffer * warps() + item) * NT * kTileSums; }
 };
 
-// 1 << shift slices: at least 256 columns of bf16, 16 atoms; at least 1024 of codes, 8 atoms at two bits.
-SMOE_DEVICE int slice_shift(int64_t k, bool bf16_only) {
-  const int64_t least = bf16_only ? 256 : 1024;
+template <int NT>
+using DecodeStream = AtomStream<batch_steps(NT), ItemRuns>;
+
+// 1 << shift slices, four at most, of at least `least` columns.
+SMOE_DEVICE int slice_shift(int64_t k, int64_t least) {
   int shift = 0;
-  while (1 << shift < kExpertWarps && k >= (2 * least) << shift) ++shift;
+  while (shift < 2 && k >= (2 * least) << shift) ++shift;
   return shift;
 }
 
@@ -55,7 +58,7 @@ template <int NT, class Multiply, class Finish>
 SMOE_DEVICE void decode_rounds(const DecodeShared<NT>& shared, int items, Multiply multiply, Finish finish) {
   int buffer = 0;
   SMOE_UNROLL1
-  for (int base = 0; base < items; base += kExpertWarps) {
+  for (int base = 0; base < items; base += warps()) {
     if (base + warp() < items) multiply(base + warp(), shared.sums_of(buffer, warp()));
     sync();
     finish(base, buffer);

@@ -25,16 +25,23 @@ SMOE_DEVICE void finish_column(const DownCombineArgs& args, int i, int64_t colum
   stg(args.out + at, residual_step(args.step, args.state, args.residual, at, y));
 }
 
-// Outputs of a thread: token and column i = tid() + m * threads of the block's 16 columns.
-SMOE_HD constexpr int outputs_of(int tiles) { return (tiles * 8 * kAtomRows + kExpertThreads - 1) / kExpertThreads; }
+// Outputs of a thread, token and column i = tid() + m * threads of the block's 16 columns, with four warps.
+constexpr int kLeastDownWarps = 4;
+SMOE_HD constexpr int outputs_of(int tiles) { return tiles * 8 * kAtomRows / (32 * kLeastDownWarps); }
+
+// Warps of a block at most: those of 128 registers each, or half as many of twice that.
+SMOE_HD constexpr int most_down_warps(bool light) { return light ? kExpertWarps : kExpertWarps / 2; }
+
+// Columns of a slice of K3, at least: a block has few items, of which each warp should have as many.
+SMOE_HD constexpr int down_slice(bool bf16_only) { return bf16_only ? 512 : 1024; }
 
 // All of the block's outputs. Rows past those that a kernel of NT tiles can have tokens for are padding.
 template <int NT>
 SMOE_DEVICE void finish_columns(const DownCombineArgs& args, int64_t column0, const float (&y)[outputs_of(NT)]) {
   SMOE_UNROLL
-  for (int m = 0; m < outputs_of(NT); ++m) finish_column(args, tid() + m * kExpertThreads, column0, y[m]);
+  for (int m = 0; m < outputs_of(NT); ++m) finish_column(args, tid() + m * nthreads(), column0, y[m]);
   SMOE_UNROLL1
-  for (int i = tid() + outputs_of(NT) * kExpertThreads; i < args.max_tokens * kAtomRows; i += kExpertThreads) {
+  for (int i = tid() + outputs_of(NT) * nthreads(); i < args.max_tokens * kAtomRows; i += nthreads()) {
     finish_column(args, i, column0, 0.0f);
   }
 }
@@ -49,8 +56,8 @@ SMOE_DEVICE void add_experts(const DownCombineArgs& args, const ActiveList& list
     const ActiveExpert e = list[place];
     SMOE_UNROLL
     for (int m = 0; m < outputs_of(NT); ++m) {
-      const int i = tid() + m * kExpertThreads, token = i / kAtomRows, row = i % kAtomRows;
-      if ((e.mask >> token & 1) == 0) continue;
+      const int i = tid() + m * nthreads(), token = i / kAtomRows, row = i % kAtomRows;
+      if (token >= kDispatchMaxTokens || (e.mask >> token & 1) == 0) continue;
       const int n = dispatch_rank(e.mask, token);
       const float weight = args.weight_on_input ? 1.0f : ldg(args.plan.row_weight + e.row0 + n);
       float sum = value(place, e, n, row);
@@ -64,16 +71,15 @@ SMOE_DEVICE void add_experts(const DownCombineArgs& args, const ActiveList& list
 
 // NT, bf16_only, XP: as in gate_up. One block per row block of W2.
 template <int NT, bool bf16_only, int XP>
-SMOE_KERNEL(kExpertThreads, (XP == 1 && (bf16_only || NT == 1) ? 2 : 1))
+SMOE_KERNEL(32 * most_down_warps(bf16_only || NT * XP <= 2), 1)
 down_combine(DownCombineArgs args) {
   SMOE_SMEM_DYN(unsigned char, base);
   const DecodeShared<NT> shared(base, args.experts);
   pdl_wait();
   const int active = shared.list.template fill<bf16_only>(args.plan, args.weights);
   const int64_t column0 = int64_t{bid()} * kAtomRows;
-  const int shift = slice_shift(args.width, bf16_only), slices = 1 << shift, items = active << shift;
-  AtomStream<decode_ahead(NT), ItemRuns> stream(shared.ring,
-                                                {shared.list, args.width, shift, 0, 1, bid(), warp(), items});
+  const int shift = slice_shift(args.width, down_slice(bf16_only)), slices = 1 << shift, items = active << shift;
+  DecodeStream<NT> stream(shared.ring, {shared.list, args.width, shift, 0, 1, bid(), warp(), items});
   float y[outputs_of(NT)] = {};
   const auto multiply = [&](int item, float* sums) {
     const ActiveExpert e = shared.list[item >> shift];
@@ -85,7 +91,7 @@ down_combine(DownCombineArgs args) {
     share_sums<NT>(acc, (e.count + 7) / 8, sums);
   };
   const auto finish = [&](int item, int buffer) {
-    const int first = item >> shift, past = first + (kExpertWarps >> shift);
+    const int first = item >> shift, past = first + (warps() >> shift);
     add_experts<NT>(args, shared.list, first, past < active ? past : active, column0, y,
                     [&](int place, const ActiveExpert&, int n, int row) {
                       const float* const mine = shared.sums_of(buffer, (place - first) << shift) + n / 8 * kTileSums +

@@ -9,7 +9,7 @@ namespace smoe::cu {
 
 // NT: as in gate_up. One block per row block of W2.
 template <int NT>
-SMOE_KERNEL(kExpertThreads, (NT <= 2 ? 2 : 1))
+SMOE_KERNEL(32 * most_down_warps(NT <= 2), 1)
 down_combine_int8(DownCombineInt8Args args) {
   SMOE_SMEM_DYN(unsigned char, base);
   const DownCombineArgs& map = args.map;
@@ -17,9 +17,8 @@ down_combine_int8(DownCombineInt8Args args) {
   pdl_wait();
   const int active = shared.list.template fill<false, true>(map.plan, map.weights);
   const int64_t column0 = int64_t{bid()} * kAtomRows;
-  const int shift = slice_shift(map.width, false), slices = 1 << shift, items = active << shift;
-  AtomStream<decode_ahead(NT), ItemRuns> stream(shared.ring,
-                                                {shared.list, map.width, shift, 0, 1, bid(), warp(), items});
+  const int shift = slice_shift(map.width, down_slice(false)), slices = 1 << shift, items = active << shift;
+  DecodeStream<NT> stream(shared.ring, {shared.list, map.width, shift, 0, 1, bid(), warp(), items});
   float y[outputs_of(NT)] = {};
   const auto multiply = [&](int item, float* sums) {
     const ActiveExpert e = shared.list[item >> shift];
@@ -32,7 +31,7 @@ down_combine_int8(DownCombineInt8Args args) {
     share_sums<NT>(acc, tiles, sums);
   };
   const auto finish = [&](int item, int buffer) {
-    const int first = item >> shift, past = first + (kExpertWarps >> shift);
+    const int first = item >> shift, past = first + (warps() >> shift);
     add_experts<NT>(map, shared.list, first, past < active ? past : active, column0, y,
                     [&](int place, const ActiveExpert& e, int n, int row) {
                       const AtomMatrix matrix = load_matrix<false>(map.weights + e.expert);

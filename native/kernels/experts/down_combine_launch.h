@@ -7,10 +7,26 @@
 
 namespace smoe::cu {
 
+// Warps of a block, so that 16 of them are on every SM and all blocks at once: a second wave of a few blocks would cost
+// as much as the first.
+inline int down_warps(Stream stream, int most, int tiles, int64_t blocks, int experts) {
+  const DeviceRoom room = device_room(stream);
+  int warps = blocks <= room.sms ? kExpertWarps : blocks <= 2 * room.sms ? kExpertWarps / 2 : kLeastDownWarps;
+  if (warps > most) warps = most;
+  while (warps > kLeastDownWarps && decode_shared_bytes(warps, tiles, experts) > room.shared) warps /= 2;
+  return warps;
+}
+
+template <int NT, bool light, class Args>
+int launch_down(Stream stream, const DownCombineArgs& map, void (*kernel)(Args), const Args& args) {
+  const int64_t blocks = row_blocks(map.hidden);
+  const int warps = down_warps(stream, most_down_warps(light), NT, blocks, map.experts);
+  return launch(stream, {blocks, 32 * warps, decode_shared_bytes(warps, NT, map.experts), true}, kernel, args);
+}
+
 template <int NT, bool bf16_only, int XP>
 int down_combine_tiles(Stream stream, const DownCombineArgs& args) {
-  return launch(stream, {row_blocks(args.hidden), kExpertThreads, decode_shared_bytes(NT, args.experts), true},
-                &down_combine<NT, bf16_only, XP>, args);
+  return launch_down<NT, (bf16_only || NT * XP <= 2)>(stream, args, &down_combine<NT, bf16_only, XP>, args);
 }
 
 template <bool bf16_only, int XP>

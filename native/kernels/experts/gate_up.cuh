@@ -50,19 +50,24 @@ struct UnitRange {
   }
 };
 
+// Columns of a slice of K2, at least: units are many, and what a round costs beside its atoms counts.
+constexpr int kGateUpSlice = 1024;
+
 // NT: token tiles of eight that an expert can have, ceil(T / 8) rounded up to 1, 2, 4 or 8.
 // XP: parts of x; bf16_only: of bf16 matrices and one part.
 template <int NT, bool bf16_only, int XP>
-SMOE_KERNEL(kExpertThreads, (XP == 1 && (bf16_only || NT == 1) ? 2 : 1))
+SMOE_KERNEL(32 * kGateUpWarps, (XP > 1      ? 1
+                                : bf16_only ? (NT <= 4 ? 3 : 2)
+                                : NT == 1   ? 2
+                                            : 1))
 gate_up(GateUpArgs args) {
   SMOE_SMEM_DYN(unsigned char, base);
   const DecodeShared<NT> shared(base, args.experts);
   pdl_wait();
   const UnitRange range(args, shared.list.template fill<bf16_only>(args.plan, args.weights));
-  const int shift = slice_shift(args.hidden, bf16_only), slices = 1 << shift;
+  const int shift = slice_shift(args.hidden, kGateUpSlice), slices = 1 << shift;
   const int items = (range.stop - range.first) << shift;
-  AtomStream<decode_ahead(NT), ItemRuns> stream(
-      shared.ring, {shared.list, args.hidden, shift, range.first, range.blocks, -1, warp(), items});
+  DecodeStream<NT> stream(shared.ring, {shared.list, args.hidden, shift, range.first, range.blocks, -1, warp(), items});
   ActiveExpert e{};
   e.expert = -1;
   AtomMatrix weights{};

@@ -8,7 +8,8 @@ namespace {
 
 template <int NT>
 int gate_up_int8_tiles(Stream stream, const GateUpInt8Args& args) {
-  return launch(stream, {args.map.blocks, kExpertThreads, decode_shared_bytes(NT, args.map.experts), true},
+  return launch(stream,
+                {args.map.blocks, 32 * kGateUpWarps, decode_shared_bytes(kGateUpWarps, NT, args.map.experts), true},
                 &gate_up_int8<NT>, args);
 }
 

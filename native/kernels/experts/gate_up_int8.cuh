@@ -9,17 +9,16 @@ namespace smoe::cu {
 
 // NT: as in gate_up.
 template <int NT>
-SMOE_KERNEL(kExpertThreads, (NT <= 2 ? 2 : 1))
+SMOE_KERNEL(32 * kGateUpWarps, (NT <= 2 ? 2 : 1))
 gate_up_int8(GateUpInt8Args args) {
   SMOE_SMEM_DYN(unsigned char, base);
   const GateUpArgs& map = args.map;
   const DecodeShared<NT> shared(base, map.experts);
   pdl_wait();
   const UnitRange range(map, shared.list.template fill<false, true>(map.plan, map.weights));
-  const int shift = slice_shift(map.hidden, false), slices = 1 << shift;
+  const int shift = slice_shift(map.hidden, kGateUpSlice), slices = 1 << shift;
   const int items = (range.stop - range.first) << shift;
-  AtomStream<decode_ahead(NT), ItemRuns> stream(
-      shared.ring, {shared.list, map.hidden, shift, range.first, range.blocks, -1, warp(), items});
+  DecodeStream<NT> stream(shared.ring, {shared.list, map.hidden, shift, range.first, range.blocks, -1, warp(), items});
   ActiveExpert e{};
   e.expert = -1;
   AtomMatrix weights{};

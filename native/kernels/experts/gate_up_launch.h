@@ -9,7 +9,7 @@ namespace smoe::cu {
 
 template <int NT, bool bf16_only, int XP>
 int gate_up_tiles(Stream stream, const GateUpArgs& args) {
-  return launch(stream, {args.blocks, kExpertThreads, decode_shared_bytes(NT, args.experts), true},
+  return launch(stream, {args.blocks, 32 * kGateUpWarps, decode_shared_bytes(kGateUpWarps, NT, args.experts), true},
                 &gate_up<NT, bf16_only, XP>, args);
 }
 

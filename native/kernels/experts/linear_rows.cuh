@@ -9,7 +9,7 @@
 
 namespace smoe::cu {
 
-constexpr int kLinearWarps = 8, kLinearThreads = 32 * kLinearWarps, kLinearAhead = 8;
+constexpr int kLinearWarps = 8, kLinearThreads = 32 * kLinearWarps, kLinearBatch = 4;
 // Floats from a feature's sums to the next. With 10 the epilogue, 16 features of two tokens per warp, meets no bank
 // twice; with eight tiles that and the ring of weights would not fit the 99 KB of sm_86 and sm_89.
 SMOE_HD constexpr int linear_pitch(int tiles) { return tiles == 8 ? 8 : 10; }
@@ -73,9 +73,7 @@ struct LinearParts {
   template <int NT, int XP, class Stream>
   SMOE_DEVICE static void multiply(Stream& stream, const LinearArgs& args, int64_t unit, const KSlice& slice,
                                    const bf16* x, int count, float (&acc)[NT][4]) {
-    const int64_t atoms = slice.atoms, begin = slice.begin, end = slice.end;
-    const int64_t whole = args.k / kAtomCols < end ? args.k / kAtomCols : end;
-    const U32x4* const weights = args.weight.atoms + off(unit, atoms) * 32 + lane();
+    const int64_t whole = args.k / kAtomCols;
     const auto add = [&](int64_t atom, const U32x4(&a)[WP]) {
       if (atom < whole) {
         linear_step<NT, WP, XP, false>(args, a, x, atom, count, acc);
@@ -84,9 +82,10 @@ struct LinearParts {
       }
     };
     if constexpr (WP == 1) {
-      for (int64_t atom = begin; atom < end; ++atom) add(atom, {stream.take()});
+      for_atoms(stream, slice.begin, slice.end, [&](int atom, const U32x4& a) { add(atom, {a}); });
     } else {
-      for (int64_t atom = begin; atom < end; ++atom) {
+      const U32x4* const weights = args.weight.atoms + off(unit, slice.atoms) * 32 + lane();
+      for (int64_t atom = slice.begin; atom < slice.end; ++atom) {
         U32x4 a[WP];
         SMOE_UNROLL
         for (int p = 0; p < WP; ++p) a[p] = ldg_stream(weights + off(p, args.weight.part_step) + atom * 32);
@@ -105,7 +104,8 @@ struct LinearCodes {
   SMOE_DEVICE static void multiply(Stream& stream, const LinearArgs& args, int64_t unit, const KSlice& slice,
                                    const bf16* x, int count, float (&acc)[NT][4]) {
     TokenRows<NT> rows;
-    rows.start(x, count, [&](int n) { return static_cast<uint32_t>((n - lane() / 4) * args.x_stride); });
+    rows.start(x - off(lane() / 4, args.x_stride), count,
+               [&](int n) { return static_cast<uint32_t>(n * args.x_stride); });
     multiply_codes<Codes, NT, XP>(stream, args.weight, unit, slice, rows, args.x.step, args.k, acc);
   }
 };
@@ -116,14 +116,14 @@ SMOE_KERNEL(kLinearThreads, 1)
 linear_rows(LinearArgs args) {
   constexpr int kPitch = linear_pitch(NT), kTile = kAtomRows * kPitch;
   SMOE_SMEM_DYN(float, partial);  // [2][warps][NT][16 features][pitch]
-  SMOE_SMEM(U32x4, ring, kStreamWarps * kLinearAhead * 32);
+  SMOE_SMEM(U32x4, ring, kLinearWarps * kStreamBatches * kLinearBatch * 32);
   pdl_wait();
   const int count = static_cast<int>(linear_tokens(args));
   if (count <= 0) return;
   const int64_t blocks = row_blocks(args.rows), units = off(args.batch, blocks);
   const int64_t first = units * bid() / nblocks(), stop = units * (bid() + 1) / nblocks();
   const KSlice slice = k_slice(args.k, Weights::kCols, warp(), kLinearWarps);
-  AtomStream<kLinearAhead, LinearRuns> stream(ring, {args.weight.atoms, slice, first, stop, Weights::kStreamed});
+  AtomStream<kLinearBatch, LinearRuns> stream(ring, {args.weight.atoms, slice, first, stop, Weights::kStreamed});
   for (int64_t unit = first; unit < stop; ++unit) {
     const int map = static_cast<int>(unit / blocks);
     const int64_t block = unit % blocks;

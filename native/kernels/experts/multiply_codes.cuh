@@ -4,6 +4,7 @@
 // of the group's activations, from tensor cores as well: s * (sum(value * x) - zero * sum(x)).
 #pragma once
 
+#include "kernels/experts/atom_stream.cuh"
 #include "kernels/experts/atoms.h"
 #include "kernels/experts/dequant_f8.cuh"
 #include "kernels/experts/dequant_mxfp4.cuh"
@@ -119,12 +120,11 @@ SMOE_DEVICE void multiply_step(const U32x4& atom, int step, int64_t k0, bool sym
   SMOE_UNROLL
   for (int tile = 0; tile < NT; ++tile) {
     if (tile * 8 >= rows.count) break;
-    const bool real = rows.real(tile);
     SMOE_UNROLL
     for (int q = 0; q < XP; ++q) {
       const int64_t at = off(q, x_step) + k;
-      const uint32_t b[2] = {load_pair(rows.row(tile), at, real && k < k_size),
-                             load_pair(rows.row(tile), at + 8, real && k + 8 < k_size)};
+      const uint32_t b[2] = {load_pair(rows.row(tile), at, k < k_size),
+                             load_pair(rows.row(tile), at + 8, k + 8 < k_size)};
       mma_bf16(sum[tile], a, b);
       if (!symmetric) mma_bf16(x_sum[tile], ones, b);
     }
@@ -159,34 +159,40 @@ SMOE_DEVICE void multiply_codes(Stream& stream, const AtomMatrix& matrix, int64_
     }
   };
   if constexpr (NT * XP == 1) {
-    // As multiply_bf16: rows are read a batch ahead.
+    // As multiply_bf16: rows are read 128 columns ahead.
     const uint32_t ones[4] = {0x3F803F80u, 0x3F803F80u, 0x3F803F80u, 0x3F803F80u};
     constexpr int kBatchSteps = batch_steps(NT), kBatchAtoms = kBatchSteps / kSteps;
     uint32_t ahead[kBatchSteps][2], b[kBatchSteps][2];
     load_batch(rows, 0, slice.begin * kSteps, k_size, ahead);
     SMOE_UNROLL1
-    for (int first = slice.begin; first < slice.end; first += kBatchAtoms) {
-      copy_batch(ahead, b);
-      if (first + kBatchAtoms < slice.end) load_batch(rows, 0, (first + kBatchAtoms) * kSteps, k_size, ahead);
-      SMOE_UNROLL
-      for (int i = 0; i < kBatchAtoms; ++i) {
-        if (first + i >= slice.end) break;
-        const U32x4 atom = stream.take();
+    for (int batch = slice.begin; batch < slice.end; batch += Stream::kAtoms) {
+      const U32x4* atoms = stream.take();
+      const int end = slice.end - batch < Stream::kAtoms ? slice.end : batch + Stream::kAtoms;
+      SMOE_UNROLL1
+      for (int first = batch; first < end; first += kBatchAtoms) {
+        copy_batch(ahead, b);
+        if (first + kBatchAtoms < slice.end) load_batch(rows, 0, (first + kBatchAtoms) * kSteps, k_size, ahead);
         SMOE_UNROLL
-        for (int step = 0; step < kSteps; ++step) {
-          uint32_t a[4];
-          Codes::fragment(atom, step, a);
-          mma_bf16(sum[0], a, b[i * kSteps + step]);
-          if (!scales.symmetric()) mma_bf16(x_sum[0], ones, b[i * kSteps + step]);
-          end_step(step);
+        for (int i = 0; i < kBatchAtoms; ++i) {
+          if (first + i >= end) break;
+          const U32x4 atom = lds(atoms);
+          atoms += 32;
+          SMOE_UNROLL
+          for (int step = 0; step < kSteps; ++step) {
+            uint32_t a[4];
+            Codes::fragment(atom, step, a);
+            mma_bf16(sum[0], a, b[i * kSteps + step]);
+            if (!scales.symmetric()) mma_bf16(x_sum[0], ones, b[i * kSteps + step]);
+            end_step(step);
+          }
         }
       }
+      stream.give();
     }
   } else {
-    SMOE_UNROLL1
-    for (int i = slice.begin; i < slice.end; ++i) {
+    for_atoms(stream, slice.begin, slice.end, [&](int i, const U32x4& atom) {
       // Three parts are for exactness: a quarter of the code, and of nvcc's time, for a few moves.
-      U32x4 rest = stream.take();
+      U32x4 rest = atom;
       SMOE_UNROLL1
       for (int unit = 0; unit < kCols / kUnitCols; ++unit) {
         SMOE_UNROLL
@@ -197,7 +203,7 @@ SMOE_DEVICE void multiply_codes(Stream& stream, const AtomMatrix& matrix, int64_
         }
         advance_atom<kCols>(&rest);
       }
-    }
+    });
   }
   if (left != units) add_group();
 }

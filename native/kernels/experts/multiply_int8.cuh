@@ -126,26 +126,32 @@ SMOE_DEVICE void multiply_int8(Stream& stream, const AtomMatrix& matrix, int64_t
       uint32_t ahead[kInt8Steps][2], b[kInt8Steps][2];
       load_bytes(x, begin, stop, ahead);
       SMOE_UNROLL1
-      for (int first = slice.begin; first < slice.end; first += kAtoms) {
-        copy_batch(ahead, b);
-        if (first + kAtoms < slice.end) load_bytes(x, (first + kAtoms) * kCols, stop, ahead);
-        SMOE_UNROLL
-        for (int i = 0; i < kAtoms; ++i) {
-          if (first + i >= slice.end) break;
-          const U32x4 atom = stream.take();
+      for (int batch = slice.begin; batch < slice.end; batch += Stream::kAtoms) {
+        const U32x4* atoms = stream.take();
+        const int end = slice.end - batch < Stream::kAtoms ? slice.end : batch + Stream::kAtoms;
+        SMOE_UNROLL1
+        for (int first = batch; first < end; first += kAtoms) {
+          copy_batch(ahead, b);
+          if (first + kAtoms < slice.end) load_bytes(x, (first + kAtoms) * kCols, stop, ahead);
           SMOE_UNROLL
-          for (int step = 0; step < kSteps; ++step) {
-            uint32_t a[4];
-            Codes::bytes(atom, step, a);
-            mma_u8s8(sum[0], a, b[i * kSteps + step]);
-            end_step((first + i) * kCols + 32 * (step + 1));
+          for (int i = 0; i < kAtoms; ++i) {
+            if (first + i >= end) break;
+            const U32x4 atom = lds(atoms);
+            atoms += 32;
+            SMOE_UNROLL
+            for (int step = 0; step < kSteps; ++step) {
+              uint32_t a[4];
+              Codes::bytes(atom, step, a);
+              mma_u8s8(sum[0], a, b[i * kSteps + step]);
+              end_step((first + i) * kCols + 32 * (step + 1));
+            }
           }
         }
+        stream.give();
       }
     } else {
-      SMOE_UNROLL1
-      for (int i = slice.begin; i < slice.end; ++i) {  // as in multiply_codes
-        U32x4 rest = stream.take();
+      for_atoms(stream, slice.begin, slice.end, [&](int i, const U32x4& atom) {  // as in multiply_codes
+        U32x4 rest = atom;
         SMOE_UNROLL1
         for (int step = 0; step < kSteps; ++step) {
           const int k = i * kCols + 32 * step;
@@ -161,7 +167,7 @@ SMOE_DEVICE void multiply_int8(Stream& stream, const AtomMatrix& matrix, int64_t
           end_step(k + 32);
           advance_atom<kCols>(&rest);
         }
-      }
+      });
     }
     if (matrix.group > 0 && left != units) add_group();
   }

@@ -32,12 +32,11 @@ SMOE_DEVICE void multiply_atom(const U32x4 (&a)[WP], const TokenRows<NT>& rows, 
   for (int tile = 0; tile < NT; ++tile) {
     if (tile * 8 >= rows.count) break;
     const bf16* const row = rows.row(tile);
-    const bool real = rows.real(tile);
     uint32_t b[XP][2];
     SMOE_UNROLL
     for (int q = 0; q < XP; ++q) {
-      b[q][0] = load_pair(row, off(q, x_step) + k, real && k < k_size);
-      b[q][1] = load_pair(row, off(q, x_step) + k + 8, real && k + 8 < k_size);
+      b[q][0] = load_pair(row, off(q, x_step) + k, k < k_size);
+      b[q][1] = load_pair(row, off(q, x_step) + k + 8, k + 8 < k_size);
     }
     SMOE_UNROLL
     for (int sum = 0; sum <= 2; ++sum) {
@@ -49,43 +48,35 @@ SMOE_DEVICE void multiply_atom(const U32x4 (&a)[WP], const TokenRows<NT>& rows, 
   }
 }
 
-// The loop for bf16. Rows are read a batch ahead, because a row that no cache of the SM holds yet (every row of h,
-// in K3) takes as long as 600 clocks, in which the warp would wait at each atom.
+// The loop for bf16, a batch of the stream at a time. Rows are read a batch ahead, because a row that no cache of the
+// SM holds yet (every row of h, in K3) takes as long as 600 clocks, in which the warp would wait at each atom.
 template <int NT, class Stream>
 SMOE_DEVICE void multiply_bf16(Stream& stream, const KSlice& slice, const TokenRows<NT>& rows, int64_t k_size,
                                float (&acc)[NT][4]) {
-  constexpr int kBatchSteps = batch_steps(NT);
-  uint32_t ahead[kBatchSteps][2], b[kBatchSteps][2];
+  constexpr int kBatch = Stream::kAtoms;
+  static_assert(kBatch == batch_steps(NT), "one batch of rows per batch of atoms");
+  uint32_t ahead[kBatch][2], b[kBatch][2];
   load_batch(rows, 0, slice.begin, k_size, ahead);
   SMOE_UNROLL1
-  for (int first = slice.begin; first < slice.end; first += kBatchSteps) {
+  for (int first = slice.begin; first < slice.end; first += kBatch) {
     const int here = slice.end - first;  // atoms left
-    U32x4 a[NT == 1 ? 1 : kBatchSteps];
-    if constexpr (NT > 1) {
-      SMOE_UNROLL
-      for (int j = 0; j < kBatchSteps; ++j) {
-        if (j < here) a[j] = stream.take();
-      }
-    }
+    const U32x4* const atoms = stream.take();
     SMOE_UNROLL
     for (int tile = 0; tile < NT; ++tile) {
       if (tile > 0 && tile * 8 >= rows.count) break;
       copy_batch(ahead, b);
       if (tile + 1 < NT && (tile + 1) * 8 < rows.count) {
         load_batch(rows, tile + 1 < NT ? tile + 1 : 0, first, k_size, ahead);
-      } else if (here > kBatchSteps) {
-        load_batch(rows, 0, first + kBatchSteps, k_size, ahead);
+      } else if (here > kBatch) {
+        load_batch(rows, 0, first + kBatch, k_size, ahead);
       }
       SMOE_UNROLL
-      for (int j = 0; j < kBatchSteps; ++j) {
+      for (int j = 0; j < kBatch; ++j) {
         if (j >= here) break;
-        if constexpr (NT == 1) {
-          mma_bf16(acc[0], stream.take().x, b[j]);
-        } else {
-          mma_bf16(acc[tile], a[j].x, b[j]);
-        }
+        mma_bf16(acc[tile], lds(atoms + j * 32).x, b[j]);
       }
     }
+    stream.give();
   }
 }
 
@@ -99,9 +90,9 @@ SMOE_DEVICE void multiply_rows(Stream& stream, const AtomMatrix& matrix, int64_t
     if constexpr (XP == 1) {
       multiply_bf16(stream, part, rows, k_size, acc);
     } else {
-      for (int i = part.begin; i < part.end; ++i) {
-        multiply_atom<NT, 1, XP>({stream.take()}, rows, x_step, i * kAtomCols + 2 * (lane() % 4), k_size, acc);
-      }
+      for_atoms(stream, part.begin, part.end, [&](int i, const U32x4& atom) {
+        multiply_atom<NT, 1, XP>({atom}, rows, x_step, i * kAtomCols + 2 * (lane() % 4), k_size, acc);
+      });
     }
     return;
   }

@@ -16,25 +16,26 @@ SMOE_DEVICE KSlice k_slice(int64_t k, int cols, int slice, int slices, int apart
   return {atoms, shares * slice / slices * each, end < atoms ? end : atoms};
 }
 
-// Rows of activations as B operands: column g = lane / 4 of tile t is row 8 t + g of `count`. Offsets have 32 bits:
-// 64 tokens of at most 32 slots.
+// Rows of activations as B operands: column g = lane / 4 of tile t is row 8 t + g of `count`. Columns past the last row
+// repeat it; nobody reads their sums. Offsets have 32 bits: 64 tokens of at most 32 slots.
 template <int NT>
 struct TokenRows {
   const bf16* base = nullptr;
   uint32_t at[NT] = {};
   int count = 0;
 
-  // row_of(n): offset of row n, in elements.
+  // row_of(n): offset of row n, in elements. At least one row.
   template <class RowOf>
   SMOE_DEVICE void start(const bf16* data, int rows, RowOf row_of) {
     base = data;
     count = rows;
     SMOE_UNROLL
     for (int tile = 0; tile < NT; ++tile) {
-      if (real(tile)) at[tile] = row_of(tile * 8 + lane() / 4);
+      if (tile * 8 >= rows) break;
+      const int n = tile * 8 + lane() / 4;
+      at[tile] = row_of(n < rows ? n : rows - 1);
     }
   }
-  SMOE_DEVICE bool real(int tile) const { return tile * 8 + lane() / 4 < count; }
   SMOE_DEVICE const bf16* row(int tile) const { return base + at[tile]; }
 };
 
@@ -49,13 +50,20 @@ SMOE_HD constexpr int batch_steps(int tiles) { return tiles <= 2 ? 8 : 4; }
 // B registers of kSteps steps from step `step` on.
 template <int kSteps, int NT>
 SMOE_DEVICE void load_batch(const TokenRows<NT>& rows, int tile, int step, int64_t k_size, uint32_t (&b)[kSteps][2]) {
-  const int k = step * 16 + 2 * (lane() % 4);
+  const int k = step * 16 + 2 * (lane() % 4), left = static_cast<int>(k_size) - k;
   const bf16* const from = rows.row(tile) + k;
-  const int left = rows.real(tile) ? static_cast<int>(k_size) - k : 0;
-  SMOE_UNROLL
-  for (int j = 0; j < kSteps; ++j) {
-    b[j][0] = load_pair(from, 16 * j, 16 * j < left);
-    b[j][1] = load_pair(from, 16 * j + 8, 16 * j + 8 < left);
+  if (step * 16 + kSteps * 16 <= k_size) {
+    SMOE_UNROLL
+    for (int j = 0; j < kSteps; ++j) {
+      b[j][0] = load_pair(from, 16 * j, true);
+      b[j][1] = load_pair(from, 16 * j + 8, true);
+    }
+  } else {
+    SMOE_UNROLL
+    for (int j = 0; j < kSteps; ++j) {
+      b[j][0] = load_pair(from, 16 * j, 16 * j < left);
+      b[j][1] = load_pair(from, 16 * j + 8, 16 * j + 8 < left);
+    }
   }
 }
 
