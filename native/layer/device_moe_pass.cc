@@ -159,6 +159,7 @@ cu::DownCombineArgs DeviceMoePass::down_args() const {
   args.bf16_only = w_.bf16_only(w_.experts);
   args.num_tokens = num_tokens_;
   args.max_tokens = static_cast<int>(rows_.max_tokens);
+  args.slots = slots_;
   args.shared = s_.shared_out;
   args.shared_scale = shared_scale();
   args.residual = rows_.residual;
@@ -275,6 +276,7 @@ cu::GateUpArgs DeviceMoePass::gate_up_args(const DeviceFfn& ffn, const cu::Dispa
   args.weight_on_input = on_input() && &ffn == &w_.experts;
   args.bf16_only = w_.bf16_only(ffn);
   args.max_tokens = static_cast<int>(rows_.max_tokens);
+  args.slots = &ffn == &w_.experts ? slots_ : 1;
   args.blocks = grid();
   args.plan = plan;
   return args;

@@ -240,6 +240,7 @@ void MoeRig::decode(int layer, int tokens, int64_t first) {
   up.activation = Activation::Silu;
   up.bf16_only = format_.format == AtomFormat::Bf16;
   up.max_tokens = max_tokens;
+  up.slots = shape_.k;
   up.blocks = (std::getenv("SMOE_B") ? std::atoi(std::getenv("SMOE_B")) : 2) * device_.info().sms;
   up.plan = plan;
   DownCombineArgs down;
@@ -251,6 +252,7 @@ void MoeRig::decode(int layer, int tokens, int64_t first) {
   down.bf16_only = up.bf16_only;
   down.num_tokens = route.num_tokens;
   down.max_tokens = max_tokens;
+  down.slots = shape_.k;
   down.out = out_.data();
   down.plan = plan;
   if (!device_.ok(table.route_dispatch(device_.stream(), &route))) return;

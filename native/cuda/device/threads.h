@@ -102,7 +102,8 @@ SMOE_DEVICE void pdl_wait() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-// The successor may start its prologue. A scheduling hint: publishes nothing.
+// The successor may start its prologue. A scheduling hint: publishes nothing. Called behind pdl_wait, so that a
+// prologue may read what launches before its predecessor wrote: these have ended.
 SMOE_DEVICE void pdl_trigger() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

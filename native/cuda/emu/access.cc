@@ -96,6 +96,7 @@ GlobalActor Engine::global_actor() const {
   result.block = static_cast<uint32_t>(block_);
   result.thread = actor(*current_);
   result.tickets = &tickets_;
+  result.early = shape_.pdl && !current_->pdl_waited;
   for (const Acquired& event : acquired_) result.acquired |= result.thread.knows(event.thread, event.tick);
   return result;
 }
@@ -104,9 +105,6 @@ void Engine::global_read(const void* address, size_t bytes, Site site) {
   GlobalBuffer* buffer = nullptr;
   Conflict conflict = memory_->check_bounds(address, bytes, &buffer);
   if (conflict.kind == Fault::None) {
-    if (shape_.pdl && !current_->pdl_waited && !buffer->constant) {
-      fault(Fault::PdlContract, site, "reads '" + buffer->name + "' before pdl_wait");
-    }
     if (options_.traffic) {
       traffic_.note(AccessKind::GlobalRead, warp(), lane(), site, reinterpret_cast<uintptr_t>(address),
                     static_cast<uint32_t>(bytes));

@@ -165,6 +165,10 @@ class Engine {
   void fence_gpu();
   uint32_t ticket(uint32_t* address, uint32_t arrivals, Site site);
   void pdl_wait() { current_->pdl_waited = true; }
+  void pdl_trigger(Site site) {
+    if (shape_.pdl && !current_->pdl_waited)
+      fault(Fault::PdlContract, site, "lets its successor start before it has waited for its own predecessor");
+  }
 
   bool lazy() const { return options_.schedule == Schedule::LazyRoundRobin; }
   bool tracking() const { return options_.track; }

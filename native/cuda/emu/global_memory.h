@@ -21,6 +21,7 @@ struct GlobalActor {
   uint32_t block = 0;
   Actor thread;
   bool acquired = false;
+  bool early = false;  // before pdl_wait: may read what launches before the last one wrote
   // Tickets taken so far by each block of the launch: a store counts as published by the next ticket of its block.
   const std::vector<uint32_t>* tickets = nullptr;
 };

@@ -33,7 +33,7 @@ enum class Fault {
   MbarrierTx,           // expected bytes and copied bytes differ
   MbarrierMisuse,       // not initialised, or more arrivals than the count
   TicketFence,          // stores not ordered and fenced before the ticket that publishes them
-  PdlContract,          // global memory touched before pdl_wait, or no pdl_wait at all
+  PdlContract,          // global memory touched, or a successor let go, before pdl_wait; or no pdl_wait at all
   WgmmaMisuse,          // missing fence, touched accumulators, misplaced operands
   Overflow,             // a size that does not fit 64 bits
 };

@@ -152,7 +152,7 @@ inline uint32_t match_any(uint32_t value, uint32_t mask = emu::kFullMask, emu::S
 
 // --- programmatic dependent launch
 inline void pdl_wait() { emu::engine().pdl_wait(); }
-inline void pdl_trigger() {}
+inline void pdl_trigger(emu::Site at = emu::Site::here()) { emu::engine().pdl_trigger(at); }
 
 // --- pure functions
 inline int popc(uint32_t x) { return __builtin_popcount(x); }

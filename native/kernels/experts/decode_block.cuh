@@ -22,9 +22,11 @@ constexpr int kSumPitch = 10, kTileSums = kAtomRows * kSumPitch;
 SMOE_HD constexpr int decode_buffers(int tiles) { return tiles == 1 ? 2 : 1; }
 SMOE_HD constexpr int decode_sums(int warps, int tiles) { return decode_buffers(tiles) * warps * tiles * kTileSums; }
 
-inline size_t decode_shared_bytes(int warps, int tiles, int experts) {
+// Map: GateUpArgs, DownCombineArgs.
+template <class Map>
+size_t decode_shared_bytes(int warps, int tiles, const Map& map) {
   return stream_bytes(warps, batch_steps(tiles)) + static_cast<size_t>(decode_sums(warps, tiles)) * sizeof(float) +
-         active_bytes(experts);
+         active_bytes(map.experts, map.max_tokens, map.slots, tiles);
 }
 
 SMOE_DEVICE int warps() { return nthreads() / 32; }
@@ -34,17 +36,19 @@ template <int NT>
 struct DecodeShared {
   U32x4* ring;
   float* sums;
-  ActiveList list;
-  SMOE_DEVICE DecodeShared(unsigned char* base, int experts)
+  ActiveList<NT> list;
+  template <class Map>
+  SMOE_DEVICE DecodeShared(unsigned char* base, const Map& map)
       : ring(reinterpret_cast<U32x4*>(base)),
         sums(reinterpret_cast<float*>(base + warps() * kStreamBatches * batch_steps(NT) * 512)),
-        list(reinterpret_cast<unsigned char*>(sums + decode_sums(warps(), NT)), experts) {}
+        list(reinterpret_cast<unsigned char*>(sums + decode_sums(warps(), NT)), map.experts, map.max_tokens,
+             map.slots) {}
   // Of item `item` of a round.
   SMOE_DEVICE float* sums_of(int buffer, int item) const { return sums + (buffer * warps() + item) * NT * kTileSums; }
 };
 
 template <int NT>
-using DecodeStream = AtomStream<batch_steps(NT), ItemRuns>;
+using DecodeStream = AtomStream<batch_steps(NT), ItemRuns<NT>>;
 
 // 1 << shift slices, four at most, of at least `least` columns.
 SMOE_DEVICE int slice_shift(int64_t k, int64_t least) {

@@ -49,8 +49,8 @@ SMOE_DEVICE void finish_columns(const DownCombineArgs& args, int64_t column0, co
 // y[m] += what the experts [first, stop) of the list give, one after the other. value(place, e, n, row): the output of
 // row `row` of the row block for the expert's n-th token.
 template <int NT, class Value>
-SMOE_DEVICE void add_experts(const DownCombineArgs& args, const ActiveList& list, int first, int stop, int64_t column0,
-                             float (&y)[outputs_of(NT)], Value value) {
+SMOE_DEVICE void add_experts(const DownCombineArgs& args, const ActiveList<NT>& list, int first, int stop,
+                             int64_t column0, float (&y)[outputs_of(NT)], Value value) {
   SMOE_UNROLL1
   for (int place = first; place < stop; ++place) {
     const ActiveExpert e = list[place];
@@ -69,17 +69,18 @@ SMOE_DEVICE void add_experts(const DownCombineArgs& args, const ActiveList& list
   }
 }
 
-// NT, bf16_only, XP: as in gate_up. One block per row block of W2.
+// NT, bf16_only, XP: as in gate_up. One block per row block of W2. The plan is K1's, which had ended when K2 let this
+// kernel start; h alone has to be waited for.
 template <int NT, bool bf16_only, int XP>
-SMOE_KERNEL(32 * most_down_warps(bf16_only || NT * XP <= 2), 1)
+SMOE_KERNEL(32 * most_down_warps(bf16_only ? NT <= 4 : NT * XP <= 2), 1)
 down_combine(DownCombineArgs args) {
   SMOE_SMEM_DYN(unsigned char, base);
-  const DecodeShared<NT> shared(base, args.experts);
-  pdl_wait();
+  const DecodeShared<NT> shared(base, args);
   const int active = shared.list.template fill<bf16_only>(args.plan, args.weights);
   const int64_t column0 = int64_t{bid()} * kAtomRows;
   const int shift = slice_shift(args.width, down_slice(bf16_only)), slices = 1 << shift, items = active << shift;
   DecodeStream<NT> stream(shared.ring, {shared.list, args.width, shift, 0, 1, bid(), warp(), items});
+  pdl_wait();
   float y[outputs_of(NT)] = {};
   const auto multiply = [&](int item, float* sums) {
     const ActiveExpert e = shared.list[item >> shift];

@@ -16,9 +16,10 @@ int down_combine_int8_tiles(Stream stream, const DownCombineInt8Args& args) {
 int launch_down_combine_int8(Stream stream, const DownCombineInt8Args& args) {
   const int tokens = args.map.max_tokens;
   if (tokens <= 0 || args.map.hidden <= 0) return 0;
-  if (tokens <= 8) return down_combine_int8_tiles<1>(stream, args);
-  if (tokens <= 16) return down_combine_int8_tiles<2>(stream, args);
-  if (tokens <= 32) return down_combine_int8_tiles<4>(stream, args);
+  const int tiles = decode_tiles(tokens, args.map.slots, args.map.experts);
+  if (tiles == 1) return down_combine_int8_tiles<1>(stream, args);
+  if (tiles == 2) return down_combine_int8_tiles<2>(stream, args);
+  if (tiles == 4) return down_combine_int8_tiles<4>(stream, args);
   return down_combine_int8_tiles<8>(stream, args);
 }
 

@@ -13,12 +13,12 @@ SMOE_KERNEL(32 * most_down_warps(NT <= 2), 1)
 down_combine_int8(DownCombineInt8Args args) {
   SMOE_SMEM_DYN(unsigned char, base);
   const DownCombineArgs& map = args.map;
-  const DecodeShared<NT> shared(base, map.experts);
-  pdl_wait();
+  const DecodeShared<NT> shared(base, map);
   const int active = shared.list.template fill<false, true>(map.plan, map.weights);
   const int64_t column0 = int64_t{bid()} * kAtomRows;
   const int shift = slice_shift(map.width, down_slice(false)), slices = 1 << shift, items = active << shift;
   DecodeStream<NT> stream(shared.ring, {shared.list, map.width, shift, 0, 1, bid(), warp(), items});
+  pdl_wait();
   float y[outputs_of(NT)] = {};
   const auto multiply = [&](int item, float* sums) {
     const ActiveExpert e = shared.list[item >> shift];

@@ -22,6 +22,7 @@ struct GateUpArgs {
   bool weight_on_input = false;  // the routing weight multiplies x (Llama-4): by linearity, both sums
   bool bf16_only = false;        // every matrix is AtomFormat::Bf16 and x has one plane: the narrow kernel may be taken
   int max_tokens = 0;            // 1..64
+  int slots = 0;                 // experts of a token at most; 0: unknown. With it a smaller kernel may be taken
   int blocks = 0;                // of the grid: about the number of SMs, or twice that
   DispatchBits plan;
 };
@@ -37,6 +38,7 @@ struct DownCombineArgs {
   bool bf16_only = false;
   const int32_t* num_tokens = nullptr;
   int max_tokens = 0;                   // rows of out; those from *num_tokens on become 0
+  int slots = 0;                        // as in GateUpArgs
   const float* shared = nullptr;        // [T, H] output of the shared expert, or null
   const float* shared_scale = nullptr;  // [T], or null: 1
   const float* residual = nullptr;      // [T, H]; may be out

@@ -62,8 +62,9 @@ SMOE_KERNEL(32 * kGateUpWarps, (XP > 1      ? 1
                                             : 1))
 gate_up(GateUpArgs args) {
   SMOE_SMEM_DYN(unsigned char, base);
-  const DecodeShared<NT> shared(base, args.experts);
+  const DecodeShared<NT> shared(base, args);
   pdl_wait();
+  pdl_trigger();  // K3 reads its list, and its first weights, while this kernel ends
   const UnitRange range(args, shared.list.template fill<bf16_only>(args.plan, args.weights));
   const int shift = slice_shift(args.hidden, kGateUpSlice), slices = 1 << shift;
   const int items = (range.stop - range.first) << shift;
@@ -110,7 +111,6 @@ gate_up(GateUpArgs args) {
         });
   };
   decode_rounds(shared, items, multiply, finish);
-  pdl_trigger();
 }
 
 }  // namespace smoe::cu

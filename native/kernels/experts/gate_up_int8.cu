@@ -8,8 +8,7 @@ namespace {
 
 template <int NT>
 int gate_up_int8_tiles(Stream stream, const GateUpInt8Args& args) {
-  return launch(stream,
-                {args.map.blocks, 32 * kGateUpWarps, decode_shared_bytes(kGateUpWarps, NT, args.map.experts), true},
+  return launch(stream, {args.map.blocks, 32 * kGateUpWarps, decode_shared_bytes(kGateUpWarps, NT, args.map), true},
                 &gate_up_int8<NT>, args);
 }
 
@@ -18,9 +17,10 @@ int gate_up_int8_tiles(Stream stream, const GateUpInt8Args& args) {
 int launch_gate_up_int8(Stream stream, const GateUpInt8Args& args) {
   const int tokens = args.map.max_tokens;
   if (tokens <= 0 || args.map.experts <= 0 || args.map.width <= 0) return 0;
-  if (tokens <= 8) return gate_up_int8_tiles<1>(stream, args);
-  if (tokens <= 16) return gate_up_int8_tiles<2>(stream, args);
-  if (tokens <= 32) return gate_up_int8_tiles<4>(stream, args);
+  const int tiles = decode_tiles(tokens, args.map.slots, args.map.experts);
+  if (tiles == 1) return gate_up_int8_tiles<1>(stream, args);
+  if (tiles == 2) return gate_up_int8_tiles<2>(stream, args);
+  if (tiles == 4) return gate_up_int8_tiles<4>(stream, args);
   return gate_up_int8_tiles<8>(stream, args);
 }
 

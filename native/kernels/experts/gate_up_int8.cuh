@@ -13,8 +13,9 @@ SMOE_KERNEL(32 * kGateUpWarps, (NT <= 2 ? 2 : 1))
 gate_up_int8(GateUpInt8Args args) {
   SMOE_SMEM_DYN(unsigned char, base);
   const GateUpArgs& map = args.map;
-  const DecodeShared<NT> shared(base, map.experts);
+  const DecodeShared<NT> shared(base, map);
   pdl_wait();
+  pdl_trigger();
   const UnitRange range(map, shared.list.template fill<false, true>(map.plan, map.weights));
   const int shift = slice_shift(map.hidden, kGateUpSlice), slices = 1 << shift;
   const int items = (range.stop - range.first) << shift;
@@ -59,7 +60,6 @@ gate_up_int8(GateUpInt8Args args) {
         [&](int64_t at, float value) { stg(args.h + at, value); });
   };
   decode_rounds(shared, items, multiply, finish);
-  pdl_trigger();
 }
 
 }  // namespace smoe::cu

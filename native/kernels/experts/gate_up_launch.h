@@ -9,17 +9,18 @@ namespace smoe::cu {
 
 template <int NT, bool bf16_only, int XP>
 int gate_up_tiles(Stream stream, const GateUpArgs& args) {
-  return launch(stream, {args.blocks, 32 * kGateUpWarps, decode_shared_bytes(kGateUpWarps, NT, args.experts), true},
+  return launch(stream, {args.blocks, 32 * kGateUpWarps, decode_shared_bytes(kGateUpWarps, NT, args), true},
                 &gate_up<NT, bf16_only, XP>, args);
 }
 
 template <bool bf16_only, int XP>
 int gate_up_kind(Stream stream, const GateUpArgs& args) {
-  if (args.max_tokens <= 8) return gate_up_tiles<1, bf16_only, XP>(stream, args);
+  const int tiles = decode_tiles(args.max_tokens, args.slots, args.experts);
+  if (tiles == 1) return gate_up_tiles<1, bf16_only, XP>(stream, args);
   // In three parts, exactness is worth one kernel for decoding and one for the rest.
   if constexpr (XP == 1) {
-    if (args.max_tokens <= 16) return gate_up_tiles<2, bf16_only, XP>(stream, args);
-    if (args.max_tokens <= 32) return gate_up_tiles<4, bf16_only, XP>(stream, args);
+    if (tiles == 2) return gate_up_tiles<2, bf16_only, XP>(stream, args);
+    if (tiles == 4) return gate_up_tiles<4, bf16_only, XP>(stream, args);
   }
   return gate_up_tiles<8, bf16_only, XP>(stream, args);
 }

@@ -64,6 +64,7 @@ Outcome run_down(const ExpertInputs& in, const Step& s, const std::vector<float>
   args.bf16_only = in.bf16_only() && !general;
   args.num_tokens = tokens.data();
   args.max_tokens = in.c.tokens + s.padding + more_tokens;
+  args.slots = seed % 2 == 0 ? in.c.slots : 0;  // experts of many tokens then come in parts
   args.shared = s.shared ? shared.data() : nullptr;
   args.shared_scale = s.shared_scale ? scale.data() : nullptr;
   args.residual = residual.data();

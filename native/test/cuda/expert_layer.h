@@ -224,11 +224,11 @@ struct PlanBuffers {
   emu::Buffer<float> row_weight;
 
   PlanBuffers(Gpu& gpu, const ExpertInputs& in)
-      : mask(gpu.array(masks(in), "mask")),
-        offset(gpu.array(in.offset, "offset")),
-        active(gpu.array(actives(in), "active")),
-        active_count(gpu.array(std::vector<int32_t>{count(in)}, "active_count")),
-        row_weight(gpu.array(row_weights(in), "row weights")) {}
+      : mask(gpu.constant(masks(in), "mask")),
+        offset(gpu.constant(in.offset, "offset")),
+        active(gpu.constant(actives(in), "active")),
+        active_count(gpu.constant(std::vector<int32_t>{count(in)}, "active_count")),
+        row_weight(gpu.constant(row_weights(in), "row weights")) {}
   DispatchBits bits() {
     return {mask.data(), offset.data(), active.data(), active_count.data(), nullptr, row_weight.data(), nullptr};
   }

@@ -38,6 +38,7 @@ std::vector<float> run_gate_up(const ExpertInputs& in, const Run& mode, uint64_t
   args.map.experts = in.c.experts;
   args.map.activation = in.c.activation;
   args.map.max_tokens = how.max_tokens;
+  args.map.slots = seed % 2 == 0 ? in.c.slots : 0;  // experts of many tokens then come in parts
   args.map.blocks = how.blocks;
   args.map.plan = plan.bits();
   args.x = inputs.operand;
