@@ -32,7 +32,7 @@ struct HopperShape {
   static constexpr int kPrefix = kScratch + kScratchBytes;           // tiles before each expert
   static constexpr int kRows = kPrefix + (kGroupedExperts + 2) * 4;  // of x, of the tile being copied
   // For every stage: everything has landed; x has; all have read it.
-  static constexpr int kBars = kRows + TN * 4, kBytes = kBars + 3 * kStages * 8;
+  static constexpr int kBars = kRows + TN * 8, kBytes = kBars + 3 * kStages * 8;
   static_assert(kStageBytes % 1024 == 0 && kBars % 8 == 0 && kBytes <= 232448, "fits one block of sm_90");
 };
 
@@ -62,26 +62,30 @@ struct HopperRing {
   }
 };
 
-// --- producers. The first warp copies weights, lane b row block b.
+// --- producers. The first warp copies weights, lane b row block b. Past the matrix, at its edges, others stand in,
+// which are finite where the real ones are: rows whose sums nobody stores, columns where x is zero.
 template <int TN, int M, int W>
 SMOE_DEVICE void copy_weights(const GroupedGemmArgs& args, const int32_t* prefix, int tiles,
                               HopperRing<TN, M, W> ring) {
   using S = HopperShape<TN, M, W>;
-  const int atoms = static_cast<int>(atoms_along(args.k)), blocks = grouped_blocks(args);
+  const int atoms = static_cast<int>(atoms_along(args.k)), last = grouped_blocks(args) - 1;
   for (int index = bid(); index < tiles; index += nblocks()) {
     const GroupedTile tile = tile_at<TN>(args, S::kBlocks, prefix, index);
-    const int here = blocks - tile.block0 < S::kBlocks ? blocks - tile.block0 : S::kBlocks;
-    const U32x4* const block = ldg(&(args.weights + tile.expert)->atoms) + off(tile.block0 + lane(), atoms) * 32;
+    const int mine = tile.block0 + lane() < last ? tile.block0 + lane() : last;
+    const U32x4* const block = ldg(&(args.weights + tile.expert)->atoms) + off(mine, atoms) * 32;
+    SMOE_UNROLL1
     for (int atom = 0; atom < atoms; atom += kHopperAtoms) {
-      const int bytes = (atoms - atom < kHopperAtoms ? atoms - atom : kHopperAtoms) * 512;
       uint64_t* const full = ring.full(ring.stage);
       mbar_wait(ring.empty(ring.stage), ring.parity ^ 1);
-      if (lane() == 0) mbar_arrive_expect(full, static_cast<uint32_t>(here * bytes));
+      if (lane() == 0) mbar_arrive_expect(full, S::kWeightBytes);
       sync_warp();
-      if (lane() < here) {
+      if (lane() < S::kBlocks) {
+        unsigned char* const to = ring.weights() + lane() * (kHopperAtoms * 512);
+        const int real = atoms - atom < kHopperAtoms ? atoms - atom : kHopperAtoms;
         fence_proxy_async();  // what consumers read as generic loads is now written through the async proxy
-        bulk_g2s(ring.weights() + lane() * (kHopperAtoms * 512), block + atom * 32, static_cast<uint32_t>(bytes), full,
-                 false);
+        bulk_g2s(to, block + atom * 32, static_cast<uint32_t>(real * 512), full, false);
+        SMOE_UNROLL1
+        for (int i = real; i < kHopperAtoms; ++i) bulk_g2s(to + i * 512, block, 512, full, false);
       }
       ring.advance();
     }
@@ -95,6 +99,7 @@ template <int TN, int M, int W>
 SMOE_DEVICE void pass_on(const GroupedGemmArgs& args, int tiles, HopperRing<TN, M, W> ring) {
   const int atoms = static_cast<int>(atoms_along(args.k));
   for (int index = bid(); index < tiles; index += nblocks()) {
+    SMOE_UNROLL1
     for (int atom = 0; atom < atoms; atom += kHopperAtoms) {
       mbar_wait(ring.copied(ring.stage), ring.parity);
       fence_proxy_async();
@@ -104,22 +109,21 @@ SMOE_DEVICE void pass_on(const GroupedGemmArgs& args, int tiles, HopperRing<TN, 
   }
 }
 
-// The last two warps copy x, a lane chunk lane() % 8 of every eighth row.
+// The last two warps copy x, a lane chunk lane() % 8 of every eighth row. Where rows begin is listed in shared memory:
+// a thread has up to 32 of them and few registers.
 template <int TN, int M, int W>
 SMOE_DEVICE void copy_rows(const GroupedGemmArgs& args, const int32_t* prefix, int tiles, HopperRing<TN, M, W> ring) {
   using S = HopperShape<TN, M, W>;
-  constexpr int kBatch = TN / 8 < 8 ? TN / 8 : 8;
-  const int atoms = static_cast<int>(atoms_along(args.k)), blocks = grouped_blocks(args);
+  constexpr int kBatch = TN / 8 < 4 ? TN / 8 : 4;
+  const int atoms = static_cast<int>(atoms_along(args.k));
   const int half = warp() - 2, chunk = lane() % 8, first = 4 * half + lane() / 8;
   const int swizzled = first * 128 + (chunk ^ first) * 16;
-  const unsigned char* const x = reinterpret_cast<const unsigned char*>(args.x.data);
-  const uint32_t pitch = static_cast<uint32_t>(args.x_stride * 2);
   // Row 8 j + 4 half + i of the tile at 4 j + i of this warp's half; past the expert's rows any that exists.
-  int32_t* const list = reinterpret_cast<int32_t*>(ring.base + S::kRows) + half * (TN / 2);
+  const unsigned char** const list = reinterpret_cast<const unsigned char**>(ring.base + S::kRows) + half * (TN / 2);
+  const unsigned char* const* const mine = list + lane() / 8;
   for (int index = bid(); index < tiles; index += nblocks()) {
     const GroupedTile tile = even_tile_at<TN>(args, S::kBlocks, prefix, index);
     const int steps = tile_columns<TN>(tile.stop - tile.row0) / 8, real = tile.stop - tile.row0 - first;
-    const bool edge = blocks - tile.block0 < S::kBlocks;
     sync_warp();  // the list of the tile before has been read
     int32_t row[(TN + 63) / 64];
     SMOE_UNROLL
@@ -130,33 +134,28 @@ SMOE_DEVICE void copy_rows(const GroupedGemmArgs& args, const int32_t* prefix, i
     }
     SMOE_UNROLL
     for (int i = 0; i < (TN + 63) / 64; ++i) {
-      if (32 * i + lane() < TN / 2) sts(list + 32 * i + lane(), row[i]);
+      if (32 * i + lane() >= TN / 2) continue;
+      sts(list + 32 * i + lane(), reinterpret_cast<const unsigned char*>(args.x.data + off(row[i], args.x_stride)));
     }
     sync_warp();
     for (int atom = 0; atom < atoms; atom += kHopperAtoms) {
       mbar_wait(ring.empty(ring.stage), ring.parity ^ 1);
       unsigned char* const to = ring.rows() + swizzled;
       const int k = atom * kAtomCols + chunk * 8, rows = k < args.k ? real : 0;
-      const unsigned char* const from = x + 2 * static_cast<int64_t>(k < args.k ? k : 0);
-      // Several at a time: one after the other, each would wait for its row's number to come from shared memory.
+      const uint32_t offset = k < args.k ? 2 * static_cast<uint32_t>(k) : 0;
+      // The next few addresses are read while these are used: one by one, each would be waited for.
+      const unsigned char* from[kBatch];
+      SMOE_UNROLL
+      for (int i = 0; i < kBatch; ++i) from[i] = lds(mine + 4 * i);
       SMOE_UNROLL1
       for (int j = 0; j < steps; j += kBatch) {
-        int32_t at[kBatch];
+        const unsigned char* next[kBatch];
         SMOE_UNROLL
-        for (int i = 0; i < kBatch; ++i) at[i] = lds(list + 4 * (j + i) + lane() / 8);
+        for (int i = 0; i < kBatch; ++i) next[i] = lds(mine + 4 * (j + kBatch < TN / 8 ? j + kBatch + i : i));
         SMOE_UNROLL
-        for (int i = 0; i < kBatch; ++i) {
-          const int64_t offset = static_cast<int64_t>(static_cast<uint64_t>(static_cast<uint32_t>(at[i])) * pitch);
-          if (j + i < steps) cp16(to + (j + i) * 1024, from + offset, 8 * (j + i) < rows);
-        }
-      }
-      // Weights past the matrix, at its edges only: 0 times what lay there before could be NaN.
-      if (edge || atoms - atom < kHopperAtoms) {
-        SMOE_UNROLL1
-        for (int i = tid() - 64; i < S::kWeightBytes / 16; i += kHopperCopiers) {
-          const bool real = i / 128 < blocks - tile.block0 && atom + i / 32 % kHopperAtoms < atoms;
-          if (!real) cp16(ring.weights() + i * 16, x, false);
-        }
+        for (int i = 0; i < kBatch; ++i) cp16(to + (j + i) * 1024, from[i] + offset, 8 * (j + i) < rows);
+        SMOE_UNROLL
+        for (int i = 0; i < kBatch; ++i) from[i] = next[i];
       }
       cp_arrive(ring.copied(ring.stage));
       ring.advance();
