@@ -29,18 +29,87 @@ struct HopperShape {
   static constexpr int kScratch = kStages * kStageBytes;  // sums on their way out
   static constexpr int kScratchBytes =
       W * (4 * store_floats(M) * 4 > kGroupStore ? 4 * store_floats(M) * 4 : kGroupStore);
-  static constexpr int kPrefix = kScratch + kScratchBytes;           // tiles before each expert
-  static constexpr int kRows = kPrefix + (kGroupedExperts + 2) * 4;  // of x, of the tile being copied
+  static constexpr int kPrefix = kScratch + kScratchBytes;               // the tile list
+  static constexpr int kRows = kPrefix + (2 * kGroupedExperts + 2) * 4;  // of x, of the tile being copied
   // For every stage: everything has landed; x has; all have read it.
   static constexpr int kBars = kRows + TN * 8, kBytes = kBars + 3 * kStages * 8;
   static_assert(kStageBytes % 1024 == 0 && kBars % 8 == 0 && kBytes <= 232448, "fits one block of sm_90");
 };
 
-// Columns that a tile with n real rows multiplies.
+// Columns that a tile with n real rows multiplies, and the next smaller choice. Five sets of A registers are what fits:
+// ptxas gives each its own.
 template <int TN>
 SMOE_DEVICE int tile_columns(int n) {
-  if (TN == 256) return n <= 64 ? 64 : n <= 144 ? 144 : n <= 176 ? 176 : n <= 208 ? 208 : 256;
+  if (TN == 256) return n <= 128 ? 128 : n <= 144 ? 144 : n <= 192 ? 192 : n <= 224 ? 224 : 256;
   return TN >= 64 && n <= TN / 2 ? TN / 2 : TN;
+}
+template <int TN>
+SMOE_DEVICE int fewer_columns(int columns) {
+  if (TN == 256) return columns == 256 ? 224 : columns == 224 ? 192 : columns == 192 ? 144 : columns == 144 ? 128 : 0;
+  return TN >= 64 && columns == TN ? TN / 2 : 0;
+}
+
+// The tile list (grouped_tiles.cuh) with two differences. The tiles of an expert get the same number of rows, give or
+// take one. Experts with the widest tiles come first: blocks take tiles in turn, so each gets as many of every width.
+struct HopperTiles {
+  int32_t* prefix;  // [kGroupedExperts + 1] tiles before each place of the order; then the number of places
+  int tiles = 0;
+
+  SMOE_DEVICE int32_t* places() const { return prefix + kGroupedExperts + 1; }
+  SMOE_DEVICE int32_t* order() const { return prefix + kGroupedExperts + 2; }  // experts with rows
+};
+
+// By the whole block; keys: a number per expert, overwritten.
+template <int TN>
+SMOE_DEVICE void order_tiles(const GroupedGemmArgs& args, int tile_blocks, int32_t* keys, HopperTiles* list) {
+  for (int e = tid(); e < args.experts; e += nthreads()) {
+    const int rows = ldg(args.offset + e + 1) - ldg(args.offset + e), down = (rows + TN - 1) / TN;
+    sts(keys + e, rows > 0 ? down << 9 | tile_columns<TN>((rows + down - 1) / down) : 0);
+  }
+  sync();
+  const int across = (grouped_blocks(args) + tile_blocks - 1) / tile_blocks;
+  if (warp() == 1) {
+    int place = 0, before = 0;
+    for (int columns = TN; columns > 0; columns = fewer_columns<TN>(columns)) {
+      for (int base = 0; base < args.experts; base += 32) {
+        const int key = base + lane() < args.experts ? lds(keys + base + lane()) : 0;
+        const bool here = (key & 511) == columns;
+        int sum = here ? (key >> 9) * across : 0;
+        for (int d = 1; d < 32; d *= 2) {
+          const int lower = shfl_up(sum, d);
+          if (lane() >= d) sum += lower;
+        }
+        const uint32_t all_here = ballot(here);
+        const int at = place + popc(all_here & ((1u << lane()) - 1));
+        if (here) {
+          sts(list->order() + at, int32_t{base + lane()});
+          sts(list->prefix + at + 1, int32_t{before + sum});
+        }
+        place += popc(all_here);
+        before += shfl(sum, 31);
+      }
+    }
+    if (lane() == 0) {
+      sts(list->prefix, int32_t{0});
+      sts(list->places(), int32_t{place});
+    }
+  }
+  sync();
+  list->tiles = lds(list->prefix + lds(list->places()));
+}
+
+template <int TN>
+SMOE_DEVICE GroupedTile ordered_tile(const GroupedGemmArgs& args, int tile_blocks, const HopperTiles& list, int tile) {
+  int place = 0, end = lds(list.places());  // the last with prefix[place] <= tile
+  while (end - place > 1) {
+    const int middle = (place + end) / 2;
+    (lds(list.prefix + middle) <= tile ? place : end) = middle;
+  }
+  const int e = lds(list.order() + place), local = tile - lds(list.prefix + place);
+  const int first = ldg(args.offset + e), rows = ldg(args.offset + e + 1) - first, down = (rows + TN - 1) / TN;
+  const int across = local / down, at = local - across * down, each = rows / down, more = rows - each * down;
+  const int row0 = first + at * each + (at < more ? at : more);
+  return {e, row0, row0 + each + (at < more ? 1 : 0), across * tile_blocks};
 }
 
 template <int TN, int M, int W>
@@ -65,12 +134,11 @@ struct HopperRing {
 // --- producers. The first warp copies weights, lane b row block b. Past the matrix, at its edges, others stand in,
 // which are finite where the real ones are: rows whose sums nobody stores, columns where x is zero.
 template <int TN, int M, int W>
-SMOE_DEVICE void copy_weights(const GroupedGemmArgs& args, const int32_t* prefix, int tiles,
-                              HopperRing<TN, M, W> ring) {
+SMOE_DEVICE void copy_weights(const GroupedGemmArgs& args, const HopperTiles& list, HopperRing<TN, M, W> ring) {
   using S = HopperShape<TN, M, W>;
   const int atoms = static_cast<int>(atoms_along(args.k)), last = grouped_blocks(args) - 1;
-  for (int index = bid(); index < tiles; index += nblocks()) {
-    const GroupedTile tile = tile_at<TN>(args, S::kBlocks, prefix, index);
+  for (int index = bid(); index < list.tiles; index += nblocks()) {
+    const GroupedTile tile = ordered_tile<TN>(args, S::kBlocks, list, index);
     const int mine = tile.block0 + lane() < last ? tile.block0 + lane() : last;
     const U32x4* const block = ldg(&(args.weights + tile.expert)->atoms) + off(mine, atoms) * 32;
     SMOE_UNROLL1
@@ -112,17 +180,18 @@ SMOE_DEVICE void pass_on(const GroupedGemmArgs& args, int tiles, HopperRing<TN, 
 // The last two warps copy x, a lane chunk lane() % 8 of every eighth row. Where rows begin is listed in shared memory:
 // a thread has up to 32 of them and few registers.
 template <int TN, int M, int W>
-SMOE_DEVICE void copy_rows(const GroupedGemmArgs& args, const int32_t* prefix, int tiles, HopperRing<TN, M, W> ring) {
+SMOE_DEVICE void copy_rows(const GroupedGemmArgs& args, const HopperTiles& list, HopperRing<TN, M, W> ring) {
   using S = HopperShape<TN, M, W>;
   constexpr int kBatch = TN / 8 < 4 ? TN / 8 : 4;
   const int atoms = static_cast<int>(atoms_along(args.k));
   const int half = warp() - 2, chunk = lane() % 8, first = 4 * half + lane() / 8;
   const int swizzled = first * 128 + (chunk ^ first) * 16;
   // Row 8 j + 4 half + i of the tile at 4 j + i of this warp's half; past the expert's rows any that exists.
-  const unsigned char** const list = reinterpret_cast<const unsigned char**>(ring.base + S::kRows) + half * (TN / 2);
-  const unsigned char* const* const mine = list + lane() / 8;
-  for (int index = bid(); index < tiles; index += nblocks()) {
-    const GroupedTile tile = even_tile_at<TN>(args, S::kBlocks, prefix, index);
+  const unsigned char** const rows_of_tile =
+      reinterpret_cast<const unsigned char**>(ring.base + S::kRows) + half * (TN / 2);
+  const unsigned char* const* const mine = rows_of_tile + lane() / 8;
+  for (int index = bid(); index < list.tiles; index += nblocks()) {
+    const GroupedTile tile = ordered_tile<TN>(args, S::kBlocks, list, index);
     const int steps = tile_columns<TN>(tile.stop - tile.row0) / 8, real = tile.stop - tile.row0 - first;
     sync_warp();  // the list of the tile before has been read
     int32_t row[(TN + 63) / 64];
@@ -135,7 +204,8 @@ SMOE_DEVICE void copy_rows(const GroupedGemmArgs& args, const int32_t* prefix, i
     SMOE_UNROLL
     for (int i = 0; i < (TN + 63) / 64; ++i) {
       if (32 * i + lane() >= TN / 2) continue;
-      sts(list + 32 * i + lane(), reinterpret_cast<const unsigned char*>(args.x.data + off(row[i], args.x_stride)));
+      sts(rows_of_tile + 32 * i + lane(),
+          reinterpret_cast<const unsigned char*>(args.x.data + off(row[i], args.x_stride)));
     }
     sync_warp();
     for (int atom = 0; atom < atoms; atom += kHopperAtoms) {
@@ -218,10 +288,10 @@ SMOE_DEVICE void consume(int atoms, HopperRing<TN, M, W>& ring, float (&acc)[M][
 template <int TN, int M, int W>
 SMOE_DEVICE void consume_columns(int columns, int atoms, HopperRing<TN, M, W>& ring, float (&acc)[M][TN / 2]) {
   if constexpr (TN == 256) {
-    if (columns == 64) return consume<64>(atoms, ring, acc);
+    if (columns == 128) return consume<128>(atoms, ring, acc);
     if (columns == 144) return consume<144>(atoms, ring, acc);
-    if (columns == 176) return consume<176>(atoms, ring, acc);
-    if (columns == 208) return consume<208>(atoms, ring, acc);
+    if (columns == 192) return consume<192>(atoms, ring, acc);
+    if (columns == 224) return consume<224>(atoms, ring, acc);
   }
   if constexpr (TN == 128 || TN == 64) {
     if (columns == TN / 2) return consume<TN / 2>(atoms, ring, acc);
@@ -230,15 +300,14 @@ SMOE_DEVICE void consume_columns(int columns, int atoms, HopperRing<TN, M, W>& r
 }
 
 template <int TN, int M, int W>
-SMOE_DEVICE void consume_tiles(const GroupedGemmArgs& args, const int32_t* prefix, int tiles,
-                               HopperRing<TN, M, W> ring) {
+SMOE_DEVICE void consume_tiles(const GroupedGemmArgs& args, const HopperTiles& list, HopperRing<TN, M, W> ring) {
   using S = HopperShape<TN, M, W>;
   const int atoms = static_cast<int>(atoms_along(args.k)), group = warp() / 4 - 1;
   unsigned char* const scratch = ring.base + S::kScratch + group * (S::kScratchBytes / W);
   const bool quick = TN >= 32 && stores_groups(args);
   int turn = 0;
-  for (int index = bid(); index < tiles; index += nblocks()) {
-    const GroupedTile tile = even_tile_at<TN>(args, S::kBlocks, prefix, index);
+  for (int index = bid(); index < list.tiles; index += nblocks()) {
+    const GroupedTile tile = ordered_tile<TN>(args, S::kBlocks, list, index);
     float acc[M][TN / 2] = {};
     consume_columns(tile_columns<TN>(tile.stop - tile.row0), atoms, ring, acc);
     const int block = tile.block0 + group * 4 * M;
@@ -257,7 +326,7 @@ SMOE_KERNEL(128 * (W + 1), 1)
 grouped_gemm_hopper(GroupedGemmArgs args) {
   using S = HopperShape<TN, M, W>;
   SMOE_SMEM_DYN(unsigned char, shared);
-  int32_t* const prefix = reinterpret_cast<int32_t*>(shared + S::kPrefix);
+  HopperTiles list = {reinterpret_cast<int32_t*>(shared + S::kPrefix)};
   const HopperRing<TN, M, W> ring(shared);
   if (tid() == 0) {
     for (int s = 0; s < S::kStages; ++s) {
@@ -268,22 +337,21 @@ grouped_gemm_hopper(GroupedGemmArgs args) {
     fence_mbar_init();
   }
   pdl_wait();
-  if (warp() == 1) list_tiles<TN>(args, S::kBlocks, prefix);
-  sync();
-  const int tiles = lds(prefix + args.experts);
-  // 128 threads x (56 + 2 x 224) = 384 x 168, the most that three warpgroups can be compiled with.
+  order_tiles<TN>(args, S::kBlocks, reinterpret_cast<int32_t*>(shared + S::kScratch), &list);
+  // 128 threads x (40 + 2 x 232) = 384 x 168, the most that three warpgroups can be compiled with.
+  constexpr int kProducer = TN == 256 ? 40 : 56, kConsumer = 252 - kProducer / 2;
   if (warp() < 4) {
-    fewer_registers<40>();
+    fewer_registers<kProducer>();
     if (warp() == 0) {
-      copy_weights(args, prefix, tiles, ring);
+      copy_weights(args, list, ring);
     } else if (warp() > 1) {
-      copy_rows(args, prefix, tiles, ring);
+      copy_rows(args, list, ring);
     } else if (lane() == 0) {
-      pass_on(args, tiles, ring);
+      pass_on(args, list.tiles, ring);
     }
   } else {
-    more_registers<232>();
-    consume_tiles(args, prefix, tiles, ring);
+    more_registers<kConsumer>();
+    consume_tiles(args, list, ring);
   }
   pdl_trigger();
 }
