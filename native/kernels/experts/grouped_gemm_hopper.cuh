@@ -17,7 +17,8 @@
 namespace smoe::cu {
 
 constexpr int kHopperAtoms = 4, kHopperK = kHopperAtoms * kAtomCols;
-constexpr int kHopperCopiers = 64;  // threads that copy x
+constexpr int kHopperCopiers = 96;  // threads that copy x
+constexpr int kHopperLag = 2;       // stages between beginning to copy x and passing it on
 
 // TN rows of x; M m64 operands of each of W consumer warpgroups.
 template <int TN, int M, int W>
@@ -31,8 +32,9 @@ struct HopperShape {
       W * (4 * store_floats(M) * 4 > kGroupStore ? 4 * store_floats(M) * 4 : kGroupStore);
   static constexpr int kPrefix = kScratch + kScratchBytes;               // the tile list
   static constexpr int kRows = kPrefix + (2 * kGroupedExperts + 2) * 4;  // of x, of the tile being copied
+  static constexpr int kRowList = (TN / 4 + 11) / 12 * 16;  // of a warp that copies x: whole batches of groups of four
   // For every stage: everything has landed; x has; all have read it.
-  static constexpr int kBars = kRows + TN * 8, kBytes = kBars + 3 * kStages * 8;
+  static constexpr int kBars = kRows + 3 * kRowList * 8, kBytes = kBars + 3 * kStages * 8;
   static_assert(kStageBytes % 1024 == 0 && kBars % 8 == 0 && kBytes <= 232448, "fits one block of sm_90");
 };
 
@@ -131,12 +133,26 @@ struct HopperRing {
   }
 };
 
-// --- producers. The first warp copies weights, lane b row block b. Past the matrix, at its edges, others stand in,
-// which are finite where the real ones are: rows whose sums nobody stores, columns where x is zero.
+// --- producers. cp.async writes as generic stores do, wgmma reads through the async proxy, and a proxy fence waits for
+// every copy that its thread has in flight. So those who copy x never fence: the warp that copies the weights, in bulk,
+// waits for each stage's x, fences, and passes it on, when it begins the stage kHopperLag further on. By then x has
+// had the time of a stage to land, and consumers need it only after the stage that they have just begun.
+
+// Lane b copies row block b. Past the matrix, at its edges, others stand in, which are finite where the real ones are:
+// rows whose sums nobody stores, columns where x is zero.
 template <int TN, int M, int W>
 SMOE_DEVICE void copy_weights(const GroupedGemmArgs& args, const HopperTiles& list, HopperRing<TN, M, W> ring) {
   using S = HopperShape<TN, M, W>;
   const int atoms = static_cast<int>(atoms_along(args.k)), last = grouped_blocks(args) - 1;
+  HopperRing<TN, M, W> behind = ring;
+  int pending = 0;  // stages whose x has not been passed on
+  const auto pass_on = [&] {
+    mbar_wait(behind.copied(behind.stage), behind.parity);
+    fence_proxy_async();
+    sync_warp();
+    if (lane() == 0) mbar_arrive(behind.full(behind.stage));
+    behind.advance();
+  };
   for (int index = bid(); index < list.tiles; index += nblocks()) {
     const GroupedTile tile = ordered_tile<TN>(args, S::kBlocks, list, index);
     const int mine = tile.block0 + lane() < last ? tile.block0 + lane() : last;
@@ -145,85 +161,81 @@ SMOE_DEVICE void copy_weights(const GroupedGemmArgs& args, const HopperTiles& li
     for (int atom = 0; atom < atoms; atom += kHopperAtoms) {
       uint64_t* const full = ring.full(ring.stage);
       mbar_wait(ring.empty(ring.stage), ring.parity ^ 1);
+      if (pending == kHopperLag) {
+        pass_on();
+      } else {
+        ++pending;
+        fence_proxy_async();
+      }
+      // Behind a fence: what consumers read as generic loads is now written through the async proxy.
       if (lane() == 0) mbar_arrive_expect(full, S::kWeightBytes);
       sync_warp();
       if (lane() < S::kBlocks) {
         unsigned char* const to = ring.weights() + lane() * (kHopperAtoms * 512);
         const int real = atoms - atom < kHopperAtoms ? atoms - atom : kHopperAtoms;
-        fence_proxy_async();  // what consumers read as generic loads is now written through the async proxy
         bulk_g2s(to, block + atom * 32, static_cast<uint32_t>(real * 512), full, false);
         SMOE_UNROLL1
         for (int i = real; i < kHopperAtoms; ++i) bulk_g2s(to + i * 512, block, 512, full, false);
       }
+      sync_warp();
       ring.advance();
     }
   }
+  for (; pending > 0; --pending) pass_on();
 }
 
-// cp.async writes as generic stores do, wgmma reads through the async proxy, and a proxy fence waits for every copy
-// that its thread has in flight. So those who copy never fence: one thread that copies nothing waits for each stage's
-// x, fences, and passes it on.
-template <int TN, int M, int W>
-SMOE_DEVICE void pass_on(const GroupedGemmArgs& args, int tiles, HopperRing<TN, M, W> ring) {
-  const int atoms = static_cast<int>(atoms_along(args.k));
-  for (int index = bid(); index < tiles; index += nblocks()) {
-    SMOE_UNROLL1
-    for (int atom = 0; atom < atoms; atom += kHopperAtoms) {
-      mbar_wait(ring.copied(ring.stage), ring.parity);
-      fence_proxy_async();
-      mbar_arrive(ring.full(ring.stage));
-      ring.advance();
-    }
-  }
-}
-
-// The last two warps copy x, a lane chunk lane() % 8 of every eighth row. Where rows begin is listed in shared memory:
-// a thread has up to 32 of them and few registers.
+// Warp w of three copies rows 4 g to 4 g + 3 of x for g = w, w + 3, ..., a lane chunk lane() % 8 of one. Where rows
+// begin is listed in shared memory: a thread has up to 22 of them and few registers.
 template <int TN, int M, int W>
 SMOE_DEVICE void copy_rows(const GroupedGemmArgs& args, const HopperTiles& list, HopperRing<TN, M, W> ring) {
   using S = HopperShape<TN, M, W>;
-  constexpr int kBatch = TN / 8 < 4 ? TN / 8 : 4;
+  constexpr int kBatch = 2, kRounds = (S::kRowList + 31) / 32;
   const int atoms = static_cast<int>(atoms_along(args.k));
-  const int half = warp() - 2, chunk = lane() % 8, first = 4 * half + lane() / 8;
-  const int swizzled = first * 128 + (chunk ^ first) * 16;
-  // Row 8 j + 4 half + i of the tile at 4 j + i of this warp's half; past the expert's rows any that exists.
-  const unsigned char** const rows_of_tile =
-      reinterpret_cast<const unsigned char**>(ring.base + S::kRows) + half * (TN / 2);
-  const unsigned char* const* const mine = rows_of_tile + lane() / 8;
+  const int part = warp() - 1, chunk = lane() % 8, in_group = lane() / 8;
+  const int row0 = 4 * part + in_group, place = row0 * 128 + (chunk ^ row0 % 8) * 16;
+  const int flip = (place & 64) == 0 ? 64 : -64;
+  const unsigned char** const rows = reinterpret_cast<const unsigned char**>(ring.base + S::kRows) + part * S::kRowList;
+  const unsigned char* const* const mine = rows + in_group;  // of group part + 3 i at 4 i
   for (int index = bid(); index < list.tiles; index += nblocks()) {
     const GroupedTile tile = ordered_tile<TN>(args, S::kBlocks, list, index);
-    const int steps = tile_columns<TN>(tile.stop - tile.row0) / 8, real = tile.stop - tile.row0 - first;
+    const int count = tile.stop - tile.row0, groups = (tile_columns<TN>(count) / 4 - part + 2) / 3;
     sync_warp();  // the list of the tile before has been read
-    int32_t row[(TN + 63) / 64];
+    int32_t row[kRounds];
     SMOE_UNROLL
-    for (int i = 0; i < (TN + 63) / 64; ++i) {
-      int at = tile.row0 + 64 * i + lane() / 4 * 8 + 4 * half + lane() % 4;
-      if (at >= tile.stop) at = tile.row0;
+    for (int i = 0; i < kRounds; ++i) {
+      int at = 12 * (8 * i + lane() / 4) + 4 * part + lane() % 4;
+      if (at >= count) at = 0;  // any that exists
+      at += tile.row0;
       row[i] = args.gather != nullptr ? ldg(args.gather + at) : at;
     }
     SMOE_UNROLL
-    for (int i = 0; i < (TN + 63) / 64; ++i) {
-      if (32 * i + lane() >= TN / 2) continue;
-      sts(rows_of_tile + 32 * i + lane(),
-          reinterpret_cast<const unsigned char*>(args.x.data + off(row[i], args.x_stride)));
+    for (int i = 0; i < kRounds; ++i) {
+      if (32 * i + lane() >= S::kRowList) continue;
+      sts(rows + 32 * i + lane(), reinterpret_cast<const unsigned char*>(args.x.data + off(row[i], args.x_stride)));
     }
     sync_warp();
+    SMOE_UNROLL1
     for (int atom = 0; atom < atoms; atom += kHopperAtoms) {
       mbar_wait(ring.empty(ring.stage), ring.parity ^ 1);
-      unsigned char* const to = ring.rows() + swizzled;
-      const int k = atom * kAtomCols + chunk * 8, rows = k < args.k ? real : 0;
+      unsigned char* const to = ring.rows() + place;
+      const int k = atom * kAtomCols + chunk * 8, real = k < args.k ? count - place / 128 : 0;
       const uint32_t offset = k < args.k ? 2 * static_cast<uint32_t>(k) : 0;
       // The next few addresses are read while these are used: one by one, each would be waited for.
       const unsigned char* from[kBatch];
       SMOE_UNROLL
       for (int i = 0; i < kBatch; ++i) from[i] = lds(mine + 4 * i);
       SMOE_UNROLL1
-      for (int j = 0; j < steps; j += kBatch) {
+      for (int first = 0; first < groups; first += kBatch) {
+        const int ahead = 4 * first + 8 * kBatch <= S::kRowList ? first + kBatch : 0;
         const unsigned char* next[kBatch];
         SMOE_UNROLL
-        for (int i = 0; i < kBatch; ++i) next[i] = lds(mine + 4 * (j + kBatch < TN / 8 ? j + kBatch + i : i));
+        for (int i = 0; i < kBatch; ++i) next[i] = lds(mine + 4 * (ahead + i));
         SMOE_UNROLL
-        for (int i = 0; i < kBatch; ++i) cp16(to + (j + i) * 1024, from[i] + offset, 8 * (j + i) < rows);
+        for (int i = 0; i < kBatch; ++i) {
+          // Twelve rows on, the third bit of the row and with it that of the chunk's place is the other.
+          unsigned char* const at = to + (first + i) * 1536 + (i % 2 == 0 ? 0 : flip);
+          if (first + i < groups) cp16(at, from[i] + offset, 12 * (first + i) < real);
+        }
         SMOE_UNROLL
         for (int i = 0; i < kBatch; ++i) from[i] = next[i];
       }
@@ -344,10 +356,8 @@ grouped_gemm_hopper(GroupedGemmArgs args) {
     fewer_registers<kProducer>();
     if (warp() == 0) {
       copy_weights(args, list, ring);
-    } else if (warp() > 1) {
+    } else {
       copy_rows(args, list, ring);
-    } else if (lane() == 0) {
-      pass_on(args, list.tiles, ring);
     }
   } else {
     more_registers<kConsumer>();
