@@ -1,4 +1,4 @@
-// ldmatrix and mma.sync of cu.h on the GPU. emu/mma.h is the twin.
+// ldmatrix, stmatrix and mma.sync of cu.h on the GPU. emu/mma.h is the twin.
 #pragma once
 
 #include "cuda/device/async.h"
@@ -22,6 +22,17 @@ SMOE_DEVICE void ldmatrix_x4_trans(uint32_t (&result)[4], const void* row) {
                : "=r"(result[0]), "=r"(result[1]), "=r"(result[2]), "=r"(result[3])
                : "r"(shared_address(row))
                : "memory");
+}
+
+// sm_90 and later: the reverse of ldmatrix_x4_trans.
+SMOE_DEVICE void stmatrix_x4_trans(void* row, const uint32_t (&value)[4]) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)),
+               "r"(value[0]), "r"(value[1]), "r"(value[2]), "r"(value[3])
+               : "memory");
+#else
+  __trap();
+#endif
 }
 
 SMOE_DEVICE void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {

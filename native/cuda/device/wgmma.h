@@ -12,9 +12,6 @@ namespace smoe::cu {
 
 #define SMOE_D4(i) "+f"(acc[i]), "+f"(acc[i + 1]), "+f"(acc[i + 2]), "+f"(acc[i + 3])
 #define SMOE_D8(i) SMOE_D4(i), SMOE_D4(i + 4)
-#define SMOE_D16(i) SMOE_D8(i), SMOE_D8(i + 8)
-#define SMOE_D32(i) SMOE_D16(i), SMOE_D16(i + 16)
-#define SMOE_D64(i) SMOE_D32(i), SMOE_D32(i + 32)
 // The predicate is scale-d: true adds to the accumulators. Then the signs of A and B, and no transposition of B.
 #define SMOE_WGMMA(shape, d, registers, ab)                                                            \
   asm volatile(                                                                                        \
@@ -26,70 +23,75 @@ namespace smoe::cu {
 template <int N>
 struct WgmmaRs;
 
-template <>
-struct WgmmaRs<8> {
-  SMOE_DEVICE static void issue(float (&acc)[4], const uint32_t (&a)[4], uint64_t descriptor) {
+// Outputs and their names for N columns: N / 2 of them. Each list goes on where that of 16 columns less ends.
+#define SMOE_O8 SMOE_D4(0)
+#define SMOE_O16 SMOE_D8(0)
+#define SMOE_O32 SMOE_O16, SMOE_D8(8)
+#define SMOE_O48 SMOE_O32, SMOE_D8(16)
+#define SMOE_O64 SMOE_O48, SMOE_D8(24)
+#define SMOE_O80 SMOE_O64, SMOE_D8(32)
+#define SMOE_O96 SMOE_O80, SMOE_D8(40)
+#define SMOE_O112 SMOE_O96, SMOE_D8(48)
+#define SMOE_O128 SMOE_O112, SMOE_D8(56)
+#define SMOE_O144 SMOE_O128, SMOE_D8(64)
+#define SMOE_O160 SMOE_O144, SMOE_D8(72)
+#define SMOE_O176 SMOE_O160, SMOE_D8(80)
+#define SMOE_O192 SMOE_O176, SMOE_D8(88)
+#define SMOE_O208 SMOE_O192, SMOE_D8(96)
+#define SMOE_O224 SMOE_O208, SMOE_D8(104)
+#define SMOE_O240 SMOE_O224, SMOE_D8(112)
+#define SMOE_O256 SMOE_O240, SMOE_D8(120)
+#define SMOE_N8 "%0, %1, %2, %3"
+#define SMOE_N16 "%0, %1, %2, %3, %4, %5, %6, %7"
+#define SMOE_N32 SMOE_N16 ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define SMOE_N48 SMOE_N32 ", %16, %17, %18, %19, %20, %21, %22, %23"
+#define SMOE_N64 SMOE_N48 ", %24, %25, %26, %27, %28, %29, %30, %31"
+#define SMOE_N80 SMOE_N64 ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define SMOE_N96 SMOE_N80 ", %40, %41, %42, %43, %44, %45, %46, %47"
+#define SMOE_N112 SMOE_N96 ", %48, %49, %50, %51, %52, %53, %54, %55"
+#define SMOE_N128 SMOE_N112 ", %56, %57, %58, %59, %60, %61, %62, %63"
+#define SMOE_N144 SMOE_N128 ", %64, %65, %66, %67, %68, %69, %70, %71"
+#define SMOE_N8 "%0, %1, %2, %3"
+#define SMOE_N160 SMOE_N144 ", %72, %73, %74, %75, %76, %77, %78, %79"
+#define SMOE_N176 SMOE_N160 ", %80, %81, %82, %83, %84, %85, %86, %87"
+#define SMOE_N192 SMOE_N176 ", %88, %89, %90, %91, %92, %93, %94, %95"
+#define SMOE_N208 SMOE_N192 ", %96, %97, %98, %99, %100, %101, %102, %103"
+#define SMOE_N224 SMOE_N208 ", %104, %105, %106, %107, %108, %109, %110, %111"
+#define SMOE_N240 SMOE_N224 ", %112, %113, %114, %115, %116, %117, %118, %119"
+#define SMOE_N256 SMOE_N240 ", %120, %121, %122, %123, %124, %125, %126, %127"
 #ifdef SMOE_HAS_WGMMA
-    SMOE_WGMMA("m64n8k16", SMOE_D4(0), "%0, %1, %2, %3", "{%4, %5, %6, %7}, %8");
+#define SMOE_WGMMA_ISSUE(n, ab) SMOE_WGMMA("m64n" #n "k16", SMOE_O##n, SMOE_N##n, ab)
 #else
-    __trap();
+#define SMOE_WGMMA_ISSUE(n, ab) __trap()
 #endif
+// ab: the names of a and of the descriptor, behind those of the outputs.
+#define SMOE_WGMMA_RS(n, ab)                                                                          \
+  template <>                                                                                         \
+  struct WgmmaRs<n> {                                                                                 \
+    SMOE_DEVICE static void issue(float (&acc)[n / 2], const uint32_t (&a)[4], uint64_t descriptor) { \
+      SMOE_WGMMA_ISSUE(n, ab);                                                                        \
+    }                                                                                                 \
   }
-};
+SMOE_WGMMA_RS(8, "{%4, %5, %6, %7}, %8");
+SMOE_WGMMA_RS(16, "{%8, %9, %10, %11}, %12");
+SMOE_WGMMA_RS(32, "{%16, %17, %18, %19}, %20");
+SMOE_WGMMA_RS(48, "{%24, %25, %26, %27}, %28");
+SMOE_WGMMA_RS(64, "{%32, %33, %34, %35}, %36");
+SMOE_WGMMA_RS(80, "{%40, %41, %42, %43}, %44");
+SMOE_WGMMA_RS(96, "{%48, %49, %50, %51}, %52");
+SMOE_WGMMA_RS(112, "{%56, %57, %58, %59}, %60");
+SMOE_WGMMA_RS(128, "{%64, %65, %66, %67}, %68");
+SMOE_WGMMA_RS(144, "{%72, %73, %74, %75}, %76");
+SMOE_WGMMA_RS(160, "{%80, %81, %82, %83}, %84");
+SMOE_WGMMA_RS(176, "{%88, %89, %90, %91}, %92");
+SMOE_WGMMA_RS(192, "{%96, %97, %98, %99}, %100");
+SMOE_WGMMA_RS(208, "{%104, %105, %106, %107}, %108");
+SMOE_WGMMA_RS(224, "{%112, %113, %114, %115}, %116");
+SMOE_WGMMA_RS(240, "{%120, %121, %122, %123}, %124");
+SMOE_WGMMA_RS(256, "{%128, %129, %130, %131}, %132");
 
-template <>
-struct WgmmaRs<16> {
-  SMOE_DEVICE static void issue(float (&acc)[8], const uint32_t (&a)[4], uint64_t descriptor) {
-#ifdef SMOE_HAS_WGMMA
-    SMOE_WGMMA("m64n16k16", SMOE_D8(0), "%0, %1, %2, %3, %4, %5, %6, %7", "{%8, %9, %10, %11}, %12");
-#else
-    __trap();
-#endif
-  }
-};
-
-template <>
-struct WgmmaRs<32> {
-  SMOE_DEVICE static void issue(float (&acc)[16], const uint32_t (&a)[4], uint64_t descriptor) {
-#ifdef SMOE_HAS_WGMMA
-    SMOE_WGMMA("m64n32k16", SMOE_D16(0), "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15",
-               "{%16, %17, %18, %19}, %20");
-#else
-    __trap();
-#endif
-  }
-};
-
-template <>
-struct WgmmaRs<64> {
-  SMOE_DEVICE static void issue(float (&acc)[32], const uint32_t (&a)[4], uint64_t descriptor) {
-#ifdef SMOE_HAS_WGMMA
-    SMOE_WGMMA("m64n64k16", SMOE_D32(0),
-               "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-               "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31",
-               "{%32, %33, %34, %35}, %36");
-#else
-    __trap();
-#endif
-  }
-};
-
-template <>
-struct WgmmaRs<128> {
-  SMOE_DEVICE static void issue(float (&acc)[64], const uint32_t (&a)[4], uint64_t descriptor) {
-#ifdef SMOE_HAS_WGMMA
-    SMOE_WGMMA("m64n128k16", SMOE_D64(0),
-               "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-               "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-               "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-               "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63",
-               "{%64, %65, %66, %67}, %68");
-#else
-    __trap();
-#endif
-  }
-};
-
+#undef SMOE_WGMMA_RS
+#undef SMOE_WGMMA_ISSUE
 #undef SMOE_WGMMA
 
 // Moves registers between the warpgroups of a block, which was compiled for the mean: 8-multiples, 24..240.

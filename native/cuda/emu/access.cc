@@ -77,6 +77,15 @@ void Engine::note_ldmatrix(int warp, int lane, uint32_t offset, Site site) {
   if (conflict.kind != Fault::None) raise(conflict, site, "shared offset " + std::to_string(offset));
 }
 
+// A row of an stmatrix counts as written by the lane that gave its address.
+void Engine::note_stmatrix(int warp, int lane, uint32_t offset, Site site) {
+  if (options_.traffic) traffic_.note(AccessKind::Stmatrix, warp, lane, site, offset, 16);
+  ++progress_;
+  if (!tracking()) return;
+  const Conflict conflict = shadow_.write(actor(threads_[static_cast<size_t>(warp * 32 + lane)]), offset, 16, false);
+  if (conflict.kind != Fault::None) raise(conflict, site, "shared offset " + std::to_string(offset));
+}
+
 // A wgmma operand: in flight until the warp waits for it.
 void Engine::shared_async_read(uint32_t offset, uint32_t bytes, int warp, Site site) {
   if (!tracking()) return;
@@ -136,7 +145,7 @@ void Engine::global_write(const void* address, size_t bytes, Site site) {
 // --- fences and tickets
 
 void Engine::fence_proxy_async() {
-  if (tracking()) shadow_.fence(current_->id, current_->tick);
+  if (tracking()) shadow_.fence(current_->id, current_->tick, current_->known);
   ++current_->tick;
 }
 

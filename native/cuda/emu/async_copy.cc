@@ -50,6 +50,44 @@ void Engine::copy_wait(size_t pending, Site) {
   }
 }
 
+// Covers committed groups too; a later copy_wait finds nothing left of them.
+void Engine::copy_arrive(void* bar, Site site) {
+  mbarrier_at(bar, site);
+  Thread& thread = *current_;
+  CopyArrival arrival;
+  arrival.thread = thread.id;
+  arrival.tick = thread.tick++;
+  arrival.mbarrier = shared_offset(bar, 8, site);
+  arrival.known = thread.known;
+  for (const std::vector<CopyTask>& group : thread.copy_groups) {
+    arrival.copies.insert(arrival.copies.end(), group.begin(), group.end());
+  }
+  arrival.copies.insert(arrival.copies.end(), thread.open_copies.begin(), thread.open_copies.end());
+  thread.copy_groups.clear();
+  thread.open_copies.clear();
+  if (lazy()) {
+    arrivals_.push_back(std::move(arrival));
+  } else {
+    arrive_behind(arrival);
+  }
+}
+
+void Engine::arrive_behind(CopyArrival& arrival) {
+  for (const CopyTask& task : arrival.copies) {
+    if (lazy()) move_bytes(arena_, task);
+    if (tracking()) shadow_.settle(task.to, task.bytes, arrival.thread, arrival.tick);
+  }
+  Mbarrier& at = mbarriers_.at(arrival.mbarrier);
+  if (at.pending == 0) {
+    fault(Fault::MbarrierMisuse, at.site,
+          "more arrivals in a phase than the " + std::to_string(at.count) + " announced");
+  }
+  if (tracking()) at.meeting.arrive(arrival.known, arrival.thread, arrival.tick);
+  ++progress_;
+  --at.pending;
+  maybe_complete(at);
+}
+
 void Engine::mbarrier_init(void* bar, uint32_t count, Site site) {
   const uint32_t offset = shared_offset(bar, 8, site);
   shared_write(bar, 8, false, site);

@@ -124,6 +124,7 @@ void Engine::begin_block(int64_t block) {
   }
   mbarriers_.clear();
   bulk_.clear();
+  arrivals_.clear();
   statics_.clear();
   acquired_.clear();
   // Every byte 0xFF: NaN as bf16 and f32, -1 as an integer.
@@ -239,6 +240,12 @@ Thread* Engine::pick() {
       const CopyTask task = bulk_.front();
       bulk_.pop_front();
       land(task);
+      continue;
+    }
+    if (!arrivals_.empty()) {
+      CopyArrival arrival = std::move(arrivals_.front());
+      arrivals_.pop_front();
+      arrive_behind(arrival);
       continue;
     }
     if (polled_progress_ == progress_) return nullptr;

@@ -54,6 +54,14 @@ struct CopyTask {
   bool zero = false;      // fills with zeros instead
 };
 
+// An arrival that waits for copies of a thread, and what the thread was at when it asked for it.
+struct CopyArrival {
+  int thread = 0;
+  uint32_t tick = 0, mbarrier = 0;
+  Clock known;
+  std::vector<CopyTask> copies;
+};
+
 // A wgmma under way, one warp's part: 16 rows of the 64.
 struct WgmmaTask {
   float* acc[32];
@@ -153,10 +161,12 @@ class Engine {
   void shared_async_read(uint32_t offset, uint32_t bytes, int warp, Site site);
 
   void note_ldmatrix(int warp, int lane, uint32_t offset, Site site);
+  void note_stmatrix(int warp, int lane, uint32_t offset, Site site);
 
   void copy_async(void* to, const void* from, bool real, Site site);
   void copy_commit();
   void copy_wait(size_t pending, Site site);
+  void copy_arrive(void* bar, Site site);
   void mbarrier_init(void* bar, uint32_t count, Site site);
   void mbarrier_arrive(void* bar, uint32_t expect_bytes, Site site);
   void mbarrier_wait(void* bar, uint32_t parity, Site site);
@@ -212,6 +222,7 @@ class Engine {
   Mbarrier& mbarrier_at(void* bar, Site site);
   void maybe_complete(Mbarrier& bar);
   void land(const CopyTask& task);
+  void arrive_behind(CopyArrival& arrival);
   uint32_t random(uint32_t below);
 
   Options options_;
@@ -237,6 +248,7 @@ class Engine {
   Barrier barriers_[kMaxBarriers];
   std::unordered_map<uint32_t, Mbarrier> mbarriers_;
   std::deque<CopyTask> bulk_;
+  std::deque<CopyArrival> arrivals_;
   struct Region {
     uint32_t begin, end;
   };

@@ -70,6 +70,8 @@ template <int pending>
 void cp_wait(emu::Site at = emu::Site::here()) {
   emu::engine().copy_wait(pending, at);
 }
+// An arrival at an mbarrier, which its count includes, once all earlier cp16 of this thread have landed.
+inline void cp_arrive(uint64_t* bar, emu::Site at = emu::Site::here()) { emu::engine().copy_arrive(bar, at); }
 
 // --- mbarriers (8 aligned bytes of shared memory) and bulk copies
 inline void mbar_init(uint64_t* bar, uint32_t count, emu::Site at = emu::Site::here()) {

@@ -84,6 +84,21 @@ template void apply_ldmatrix<2, false>(Engine&, int, uint32_t, void* const*);
 template void apply_ldmatrix<4, false>(Engine&, int, uint32_t, void* const*);
 template void apply_ldmatrix<4, true>(Engine&, int, uint32_t, void* const*);
 
+void apply_stmatrix_trans(Engine& engine, int warp, uint32_t, void* const* lanes) {
+  for (int lane = 0; lane < 32; ++lane) {
+    const Stmatrix& mine = *static_cast<Stmatrix*>(lanes[lane]);
+    engine.note_stmatrix(warp, lane, engine.shared_offset(mine.row, 16, mine.site), mine.site);
+    for (int half = 0; half < 2; ++half) {
+      const Element at = ldmatrix_element(lane, half);
+      for (int i = 0; i < 4; ++i) {
+        unsigned char* const row = static_cast<unsigned char*>(static_cast<Stmatrix*>(lanes[8 * i + at.col])->row);
+        const bf16 value = half_of(mine.value[i], half);
+        std::memcpy(row + 2 * at.row, &value, 2);
+      }
+    }
+  }
+}
+
 void apply_mma_bf16(Engine&, int, uint32_t, void* const* lanes) {
   float a[16][16], b[16][8], c[16][8];
   for (int lane = 0; lane < 32; ++lane) {

@@ -16,6 +16,13 @@ struct Ldmatrix {
 template <int matrices, bool transposed>
 void apply_ldmatrix(Engine& engine, int warp, uint32_t mask, void* const* lanes);
 
+struct Stmatrix {
+  void* row;
+  const uint32_t* value;
+  Site site;
+};
+void apply_stmatrix_trans(Engine& engine, int warp, uint32_t, void* const* lanes);
+
 template <class C>
 struct Mma {
   C* c;
@@ -56,6 +63,12 @@ inline void ldmatrix_x2(uint32_t (&result)[2], const void* row, emu::Site at = e
 inline void ldmatrix_x4_trans(uint32_t (&result)[4], const void* row, emu::Site at = emu::Site::here()) {
   emu::Ldmatrix mine{row, result, at};
   emu::engine().collective(&emu::apply_ldmatrix<4, true>, emu::kFullMask, &mine, at);
+}
+
+// The reverse of ldmatrix_x4_trans (sm_90).
+inline void stmatrix_x4_trans(void* row, const uint32_t (&value)[4], emu::Site at = emu::Site::here()) {
+  emu::Stmatrix mine{row, value, at};
+  emu::engine().collective(&emu::apply_stmatrix_trans, emu::kFullMask, &mine, at);
 }
 
 // --- mma: c += a * b, fragments as fragments.h has them.

@@ -12,6 +12,13 @@ void SharedShadow::reset(size_t bytes, int threads) {
   threads_ = threads;
   overflow_.clear();
   fences_.assign(static_cast<size_t>(threads), {});
+  fencers_.clear();
+}
+
+void SharedShadow::fence(int thread, uint32_t tick, const Clock& known) {
+  std::vector<Fence>& mine = fences_[static_cast<size_t>(thread)];
+  if (mine.empty()) fencers_.push_back(thread);
+  mine.push_back({tick, known});
 }
 
 SharedShadow::Cell& SharedShadow::fresh(Cell& cell) const {
@@ -70,13 +77,21 @@ bool SharedShadow::readers_known(const Readers& readers, const Actor& actor, int
   return true;
 }
 
-// The async proxy sees generic writes only behind a fence.proxy.async that the writer made after them and that is
-// itself known (specs/cuda-kernels.md 2.6; PTX ISA, "Async proxy").
+// The async proxy sees generic writes only behind a fence.proxy.async that lies between the two in causality order: by
+// the writer after them, or by a thread that knew of them, and known itself (specs/cuda-kernels.md 2.6; PTX ISA,
+// "Causality order": proxy-preserved base causality order).
 bool SharedShadow::fenced(const Cell& cell, const Actor& actor) const {
   if (!actor.async_proxy || cell.async || cell.writer < 0 || cell.writer >= threads_) return true;
-  const std::vector<uint32_t>& fences = fences_[static_cast<size_t>(cell.writer)];
-  const auto first = std::lower_bound(fences.begin(), fences.end(), cell.write_tick);
-  return first != fences.end() && actor.knows(cell.writer, *first);
+  const auto by = [&](int thread) {
+    const std::vector<Fence>& fences = fences_[static_cast<size_t>(thread)];
+    const auto before = [&](const Fence& fence) {
+      return (thread == cell.writer ? fence.tick : fence.known.at(cell.writer)) < cell.write_tick;
+    };
+    // What a thread knows grows: the first fence behind the write is the one that others know of first.
+    const auto first = std::partition_point(fences.begin(), fences.end(), before);
+    return first != fences.end() && actor.knows(thread, first->tick);
+  };
+  return by(cell.writer) || std::any_of(fencers_.begin(), fencers_.end(), by);
 }
 
 Conflict SharedShadow::check_read(Cell& cell, const Actor& actor) const {

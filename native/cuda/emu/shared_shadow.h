@@ -42,8 +42,8 @@ class SharedShadow {
   Conflict write(const Actor& actor, uint32_t offset, uint32_t bytes, bool atomic);
   // In-flight accesses of `component` become its accesses at `tick`.
   void settle(uint32_t offset, uint32_t bytes, int component, uint32_t tick);
-  // A fence.proxy.async by `thread` at `tick`.
-  void fence(int thread, uint32_t tick) { fences_[static_cast<size_t>(thread)].push_back(tick); }
+  // A fence.proxy.async by `thread` at `tick`, when it knew `known`.
+  void fence(int thread, uint32_t tick, const Clock& known);
 
  private:
   // Lanes of one warp that read at the same tick share an entry: reading in step is the common case.
@@ -73,7 +73,12 @@ class SharedShadow {
   uint32_t serial_ = 0;
   std::vector<Cell> words_, bytes_;
   std::vector<std::vector<Readers>> overflow_;
-  std::vector<std::vector<uint32_t>> fences_;
+  struct Fence {
+    uint32_t tick;
+    Clock known;
+  };
+  std::vector<std::vector<Fence>> fences_;  // of each thread, ticks ascending
+  std::vector<int> fencers_;                // threads that have fenced
 };
 
 }  // namespace smoe::cu::emu

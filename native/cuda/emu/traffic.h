@@ -10,7 +10,7 @@
 
 namespace smoe::cu::emu {
 
-enum class AccessKind { GlobalRead, GlobalWrite, SharedRead, SharedWrite, Ldmatrix };
+enum class AccessKind { GlobalRead, GlobalWrite, SharedRead, SharedWrite, Ldmatrix, Stmatrix };
 
 struct TrafficLine {
   AccessKind kind = AccessKind::GlobalRead;

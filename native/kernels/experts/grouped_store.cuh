@@ -130,4 +130,89 @@ SMOE_DEVICE void store_sums(const GroupedGemmArgs& args, const GroupedTile& tile
   }
 }
 
+// --- the same for a warpgroup at a time, and for what matters most: bf16 outputs, a plain map or a gated unit.
+// Activated sums are rounded in registers and transposed by stmatrix, so that the 4 kBlocks blocks of a warpgroup leave
+// as whole rows of 32 kBlocks (gated) or 64 kBlocks features.
+constexpr int kGroupStore = 8192;  // bytes of shared memory: two buffers, filled in turn
+
+SMOE_DEVICE bool stores_groups(const GroupedGemmArgs& args) {
+  const bool plain = args.glu ? args.activation.kind == Activation::Silu : !args.activate;
+  return plain && args.out.data != nullptr && args.out.parts == 1 && args.row_scale == nullptr && outputs_aligned(args);
+}
+
+// Where chunk c of row t lies: eight rows of one chunk, and eight chunks of neighbouring rows, in different banks.
+template <int chunks>
+SMOE_DEVICE int store_place(int t, int c) {
+  return (t * chunks + (c ^ (chunks == 4 ? t / 2 % 4 : t % 8))) * 16;
+}
+
+template <int kBlocks, int TN, bool glu>
+SMOE_DEVICE void store_group_of(const GroupedGemmArgs& args, const GroupedTile& tile, int block, int group,
+                                unsigned char* scratch, int* turn, const float (&acc)[kBlocks][TN / 2]) {
+  constexpr int kHalves = glu ? 1 : 2, kChunks = 4 * kBlocks * kHalves, kRows = 32 / kBlocks;  // rows of a pass
+  constexpr int kMatrices = kRows / 8 * kBlocks * kHalves;                                     // of 8 x 8, one warp's
+  static_assert(kRows * kChunks * 16 * 2 <= kGroupStore && kMatrices % 4 == 0, "two buffers, whole stmatrix");
+  const int mine = warp() % 4 * kBlocks, thread = tid() % 128;
+  const int64_t bias0 = off(tile.expert, args.features) + off(block + mine, glu ? 8 : 16) + lane() / 4;
+  float bias[kBlocks][2];
+  SMOE_UNROLL
+  for (int b = 0; b < kBlocks; ++b) {
+    SMOE_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const float* const from = glu && h == 0 ? args.gate_bias : args.bias;
+      const int feature = glu ? 8 * b : 16 * b + 8 * h;
+      const bool real = from != nullptr && off(block + mine, glu ? 8 : 16) + lane() / 4 + feature < args.features;
+      bias[b][h] = real ? ldg(from + bias0 + feature) : 0.0f;
+    }
+  }
+  const int64_t feature0 = off(block, glu ? 8 : 16);
+  SMOE_UNROLL
+  for (int pass = 0; pass < TN / kRows; ++pass) {
+    const int row0 = tile.row0 + pass * kRows;
+    if (row0 >= tile.stop) break;
+    unsigned char* const buffer = scratch + *turn * (kGroupStore / 2);
+    *turn ^= 1;
+    SMOE_UNROLL
+    for (int q = 0; q < kMatrices / 4; ++q) {
+      uint32_t value[4];
+      SMOE_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const int h = (4 * q + i) % kHalves, b = (4 * q + i) / kHalves % kBlocks, t = (4 * q + i) / kHalves / kBlocks;
+        const float* const sums = acc[b] + 4 * (pass * (kRows / 8) + t);
+        float v[2];
+        SMOE_UNROLL
+        for (int j = 0; j < 2; ++j) {
+          v[j] = glu ? activate_silu(args.activation, sums[j] + bias[b][0], sums[2 + j] + bias[b][1])
+                     : sums[2 * h + j] + bias[b][h];
+        }
+        value[i] = round_bf16x2(v[0], v[1]);
+      }
+      const int i = 4 * q + lane() / 8;
+      const int h = i % kHalves, b = i / kHalves % kBlocks, t = i / kHalves / kBlocks;
+      stmatrix_x4_trans(buffer + store_place<kChunks>(8 * t + lane() % 8, (mine + b) * kHalves + h), value);
+    }
+    bar(1 + group, 128);  // what the last pass but one read lies behind the last pass's
+    SMOE_UNROLL
+    for (int i = 0; i < kRows * kChunks; i += 128) {
+      const int t = (i + thread) / kChunks, c = (i + thread) % kChunks;
+      const int64_t feature = feature0 + 8 * c;
+      if (row0 + t >= tile.stop || feature >= args.features) continue;
+      stg(reinterpret_cast<U32x4*>(args.out.data + off(row0 + t, args.features) + feature),
+          lds(reinterpret_cast<const U32x4*>(buffer + store_place<kChunks>(t, c))));
+    }
+  }
+}
+
+// Row blocks [block, block + 4 kBlocks) of tile.expert times all TN rows of the tile. group: of warps, counted by
+// barriers from 1 on. scratch: kGroupStore bytes of this warpgroup. turn: 0 before the first tile.
+template <int kBlocks, int TN>
+SMOE_DEVICE void store_group(const GroupedGemmArgs& args, const GroupedTile& tile, int block, int group,
+                             unsigned char* scratch, int* turn, const float (&acc)[kBlocks][TN / 2]) {
+  if (args.glu) {
+    store_group_of<kBlocks, TN, true>(args, tile, block, group, scratch, turn, acc);
+  } else {
+    store_group_of<kBlocks, TN, false>(args, tile, block, group, scratch, turn, acc);
+  }
+}
+
 }  // namespace smoe::cu

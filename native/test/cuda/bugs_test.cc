@@ -78,13 +78,13 @@ Report run_ring(const Run& run) {
   return device.report();
 }
 
-template <Bug bug>
+template <Bug bug, bool relay = false>
 Report run_wgmma(const Run& run) {
   emu::Device device;
   device.options = options_of(run);
   Buffer<bf16> a(device, random_bf16(64 * 128, 1), "a"), b(device, random_bf16(16 * 128, 2), "b");
   Buffer<float> c(device, 64 * 16, "c");
-  launch(&device, {1, 128, wgmma_shared<16>, false}, &wgmma_gemm<16, bug>, {a.data(), b.data(), c.data(), 128});
+  launch(&device, {1, 128, wgmma_shared<16>, false}, &wgmma_gemm<16, bug, relay>, {a.data(), b.data(), c.data(), 128});
   return device.report();
 }
 
@@ -190,6 +190,9 @@ TEST_CASE("the bulk-copy ring") {
 TEST_CASE("wgmma") {
   for (const Run& run : all_runs()) {
     check_found(run_wgmma<Bug::MissingProxyFence>(run), Fault::ProxyFence, "MissingProxyFence");
+    check_found(run_wgmma<Bug::MissingProxyFence, true>(run), Fault::ProxyFence, "MissingProxyFence");
+    const Report passed_by = run_wgmma<Bug::MissingWait, true>(run);  // the copies are known, the fence is not
+    check_found(passed_by, Fault::ProxyFence, "MissingWait");
     check_found(run_wgmma<Bug::MissingWgmmaFence>(run), Fault::WgmmaMisuse, "MissingWgmmaFence");
     const Report reuse = run_wgmma<Bug::MissingReuseBarrier>(run);
     CAPTURE(reuse.text());

@@ -231,3 +231,36 @@ TEST_CASE("ldmatrix") {
     }
   }
 }
+
+namespace {
+
+struct StmatrixArgs {
+  uint32_t* out;  // [128]
+};
+
+// Register i of a lane holds the numbers of elements 64 i + 2 lane and the next; rows are handed out backwards.
+SMOE_KERNEL(32, 1) store_matrices(StmatrixArgs args) {
+  SMOE_SMEM(uint32_t, tile, 4 * 8 * 4);
+  uint32_t value[4];
+  for (int i = 0; i < 4; ++i) value[i] = static_cast<uint32_t>(64 * i + 2 * lane()) * 0x10001u + 0x10000u;
+  stmatrix_x4_trans(tile + (31 - lane()) * 4, value);
+  sync_warp();
+  for (int i = lane(); i < 128; i += 32) stg(args.out + i, lds(tile + i));
+}
+
+}  // namespace
+
+TEST_CASE("stmatrix") {
+  Gpu gpu;
+  if (!gpu.has_wgmma()) return;  // both came with sm_90
+  auto out = gpu.array<uint32_t>(128, "out");
+  launch(gpu.stream(), {1, 32, 0, false}, &store_matrices, {out.data()});
+  REQUIRE(gpu.fault() == "");
+  const auto words = out.download();
+  for (int i = 0; i < 256; ++i) {
+    // Element i of memory is column i % 8 of row i / 8, which lane 31 - i / 8 gave: row r of matrix m from lane 8 m +
+    // r, column r of what the registers hold.
+    const int from = 31 - i / 8, matrix = from / 8, col = from % 8, row = i % 8;
+    CHECK((words[size_t(i) / 2] >> (16 * (i & 1)) & 0xFFFF) == uint32_t(64 * matrix + 8 * row + col));
+  }
+}

@@ -26,6 +26,14 @@ TEST_CASE("grouped_gemm_hopper: rings go round, tiles follow one another") {
   check_grouped(shape(128, 136, std::vector<int32_t>(9, 5), true, true));
 }
 
+TEST_CASE("grouped_gemm_hopper: tiles of every width, experts out of order") {
+  GroupedCase c = shape(40, 72, {3, 270, 0, 130, 200, 150, 500}, true);
+  c.out_parts = 1;
+  check_grouped(c);
+  c = shape(24, 40, {150, 260, 40, 230}, false, true);
+  check_grouped(c);
+}
+
 TEST_CASE("grouped_gemm_hopper: planes of bf16, whole chunks and less") {
   for (const int features : {40, 37}) {
     for (const int parts : {1, 3}) {

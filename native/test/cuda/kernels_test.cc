@@ -140,14 +140,14 @@ TEST_CASE("bulk-copy ring with mbarriers") {
 
 namespace {
 
-template <int N>
+template <int N, bool relay = false>
 void check_wgmma() {
   const int k = 128;
   const auto a = random_bf16(64 * k, 7), b = random_bf16(N * k, 8);
   const auto c = same_in_all_runs([&](Gpu& gpu) {
     auto da = gpu.array(a, "a"), db = gpu.array(b, "b");
     auto dc = gpu.array<float>(64 * N, "c");
-    launch(gpu.stream(), {1, 128, wgmma_shared<N>, false}, &wgmma_gemm<N, Bug::None>,
+    launch(gpu.stream(), {1, 128, wgmma_shared<N>, false}, &wgmma_gemm<N, Bug::None, relay>,
            {da.data(), db.data(), dc.data(), k});
     CHECK(dc.unwritten_bytes() == 0);
     CHECK(gpu.fault() == "");
@@ -173,6 +173,9 @@ TEST_CASE("wgmma with A in registers and a 128-byte swizzled B") {
   check_wgmma<16>();
   check_wgmma<64>();
   check_wgmma<128>();
+  check_wgmma<144>();
+  check_wgmma<256>();
+  check_wgmma<32, true>();
 }
 
 #ifndef SMOE_TEST_ON_GPU
