@@ -20,7 +20,8 @@ int launch_grouped_gemm(Stream stream, const GroupedGemmArgs& args) {
   if (args.max_rows <= 0 || args.experts <= 0 || args.features <= 0) return 0;
   if (args.experts > kGroupedExperts) return kInvalidValue;
   if (args.bf16_only && whole_chunks(args)) return grouped_gemm_wide_tiles(stream, args);
-  return args.bf16_only || args.no_codes ? grouped_gemm_parts(stream, args) : grouped_gemm_codes(stream, args);
+  if (args.bf16_only || args.no_codes) return grouped_gemm_parts(stream, args);
+  return whole_chunks(args) ? grouped_gemm_wide_codes_tiles(stream, args) : grouped_gemm_codes(stream, args);
 }
 
 }  // namespace smoe::cu
