@@ -30,22 +30,6 @@ struct Shape {
   bool pdl = false;  // starts while its predecessor drains (sm_90; elsewhere an ordinary launch)
 };
 
-// What the current device has room for: multiprocessors, and bytes of shared memory of one block.
-struct DeviceRoom {
-  int sms;
-  size_t shared;
-};
-inline DeviceRoom device_room(Stream) {
-  int device = 0, sms = 0, shared = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess) {
-    cudaGetLastError();  // the launch of something else must not report it
-    return {1, 48 * 1024};
-  }
-  return {sms, static_cast<size_t>(shared)};
-}
-
 // 0, or the cudaError_t.
 template <class Args>
 int launch(Stream stream, const Shape& shape, void (*kernel)(Args), const Args& args) {

@@ -28,7 +28,7 @@ struct Options {
   uint64_t seed = 1;
   bool track = true;     // races, initialisation, fences; off: only what poison and bounds show
   bool wgmma = true;     // what runs_wgmma() says
-  int sms = 132;         // what device_room() says
+  int sms = 132;         // what sm_count() says
   bool traffic = false;  // bank conflicts and sectors per access, at some cost
 };
 

@@ -34,13 +34,6 @@ struct Shape {
   bool pdl = false;
 };
 
-// What the device has room for: multiprocessors, and bytes of shared memory of one block.
-struct DeviceRoom {
-  int sms;
-  size_t shared;
-};
-inline DeviceRoom device_room(Stream stream) { return {stream->options.sms, 232448}; }
-
 template <class Args>
 int launch(Stream stream, const Shape& shape, void (*kernel)(Args), const Args& args) {
   static_assert(std::is_trivially_copyable_v<Args> && alignof(Args) <= alignof(std::max_align_t), "recorded as bytes");

@@ -2,6 +2,7 @@
 // format with x of one part, every format with x of three.
 #pragma once
 
+#include "cuda/limits.h"
 #include "kernels/cuda_launches.h"
 #include "kernels/experts/down_combine.cuh"
 
@@ -10,10 +11,10 @@ namespace smoe::cu {
 // Warps of a block, so that 16 of them are on every SM and all blocks at once: a second wave of a few blocks would cost
 // as much as the first.
 inline int down_warps(Stream stream, int most, int tiles, int64_t blocks, const DownCombineArgs& map) {
-  const DeviceRoom room = device_room(stream);
-  int warps = blocks <= room.sms ? kExpertWarps : blocks <= 2 * room.sms ? kExpertWarps / 2 : kLeastDownWarps;
+  const int sms = sm_count(stream);
+  int warps = blocks <= sms ? kExpertWarps : blocks <= 2 * sms ? kExpertWarps / 2 : kLeastDownWarps;
   if (warps > most) warps = most;
-  while (warps > kLeastDownWarps && decode_shared_bytes(warps, tiles, map) > room.shared) warps /= 2;
+  while (warps > kLeastDownWarps && decode_shared_bytes(warps, tiles, map) > shared_limit(stream)) warps /= 2;
   return warps;
 }
 

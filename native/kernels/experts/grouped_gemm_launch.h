@@ -20,5 +20,10 @@ int grouped_gemm_kind(Stream stream, const GroupedGemmArgs& args) {
 }
 
 int grouped_gemm_codes(Stream stream, const GroupedGemmArgs& args);
+int grouped_gemm_parts(Stream stream, const GroupedGemmArgs& args);
+// One bf16 plane of either operand, rows of whole aligned 16-byte chunks.
+int grouped_gemm_wide_tiles(Stream stream, const GroupedGemmArgs& args);
+// The same, matrices of any format.
+int grouped_gemm_wide_codes_tiles(Stream stream, const GroupedGemmArgs& args);
 
 }  // namespace smoe::cu

@@ -6,15 +6,25 @@ namespace {
 
 constexpr int kInvalidValue = 1;  // of cudaError_t
 
+// What linear_wide.cuh asks of rows.
+bool whole_chunks(const LinearArgs& args) {
+  const uintptr_t at =
+      reinterpret_cast<uintptr_t>(args.x.data) | static_cast<uintptr_t>((args.x_stride | args.x_step | args.k) * 2);
+  return args.x.parts == 1 && at % 16 == 0;
+}
+
 }  // namespace
+
+int linear_tiles_parts(Stream stream, const LinearArgs& args) { return linear_tiles_kind<false>(stream, args); }
 
 int launch_linear_tiles(Stream stream, const LinearArgs& args) {
   if (args.max_tokens <= 0 || args.rows <= 0 || args.batch <= 0) return 0;
   const int format = static_cast<int>(args.weight.format);
   if (format < 0 || format >= kAtomFormats) return kInvalidValue;
   if (args.x.parts != 1 && args.x.parts != 3) return kInvalidValue;
+  if (args.weight.format == AtomFormat::Bf16 && whole_chunks(args)) return linear_wide_tiles(stream, args);
   const bool parts = args.weight.format == AtomFormat::Bf16 || args.weight.format == AtomFormat::Bf16x3;
-  return parts ? linear_tiles_kind<false>(stream, args) : linear_tiles_codes(stream, args);
+  return parts ? linear_tiles_parts(stream, args) : linear_tiles_codes(stream, args);
 }
 
 }  // namespace smoe::cu

@@ -115,7 +115,7 @@ inline void check_grouped(const GroupedCase& c) {
     args.x_stride = c.k;
     args.offset = dof.data();
     args.max_rows = 1000;
-    args.max_groups = std::vector<int>{1, 8, 20, 40, 1000}[seed % 5];  // every choice of tile
+    args.max_groups = std::vector<int>{1, 8, 20, 40, 60, 1000}[seed % 6];  // every choice of tile
     args.bf16_only = !c.exact && c.codes.empty();
     args.no_codes = c.codes.empty() && seed % 2 == 0;
     if (c.out_parts == 0) args.out_f32 = out.data();

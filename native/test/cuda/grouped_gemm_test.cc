@@ -22,6 +22,14 @@ TEST_CASE("grouped_gemm: plain, gated, gather, empty experts, unaligned rows") {
   check_grouped(shape(48, 136, {130}));
 }
 
+TEST_CASE("grouped_gemm: rings that go round, tiles that end early") {
+  check_grouped(shape(328, 264, {40, 0, 143}, true));
+  check_grouped(shape(584, 40, {17, 1, 66}, false, true));
+  GroupedCase c = shape(328, 264, {113, 30, 16, 5});
+  c.out_parts = 1;
+  check_grouped(c);
+}
+
 TEST_CASE("grouped_gemm: three parts are f32") {
   GroupedCase c = shape(72, 24, {3, 0, 10}, true, true);
   c.exact = true;

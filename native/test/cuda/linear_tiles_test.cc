@@ -31,6 +31,15 @@ TEST_CASE("linear_tiles: rows that may be copied 16 bytes at a time") {
   }
 }
 
+TEST_CASE("linear_tiles: rings that go round, several tiles either way") {
+  for (const int tokens : {300, 60}) {
+    LinearCase c = shape(tokens, 530, 328);
+    c.aligned = true;
+    c.bias = true;
+    check_linear(c);
+  }
+}
+
 TEST_CASE("linear_tiles: parts") {
   for (const int tokens : {5, 140}) {
     for (const int parts : {1, 3}) {

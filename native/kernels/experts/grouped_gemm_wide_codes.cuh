@@ -1,0 +1,83 @@
+// P3, P4: grouped GEMM over the rows of a dispatch (specs/cuda-kernels.md 2.7) on mma.sync, matrices of any format, one
+// bf16 plane of activations. Persistent blocks.
+#pragma once
+
+#include "kernels/experts/gemm_wide_codes.cuh"
+#include "kernels/experts/multiply_rows.cuh"
+#include "kernels/experts/wide_store.cuh"
+
+namespace smoe::cu {
+
+template <int TN>
+constexpr int kWideCodesRing =
+    CodeShape<TN>::kBytes > GemmShape<TN>::kBytes ? CodeShape<TN>::kBytes : GemmShape<TN>::kBytes;
+template <int TN>
+constexpr int kWideCodesShared = kWideCodesRing<TN> + 8 * kTransposeBytes;
+
+template <int TN>
+SMOE_KERNEL(kGemmThreads, 1)
+grouped_gemm_wide_codes(GroupedGemmArgs args) {
+  using S = GemmShape<TN>;
+  static_assert(8 * store_floats(S::kBlocks) * 4 <= S::kBytes, "store_sums() works in the ring");
+  SMOE_SMEM_DYN(unsigned char, ring);
+  SMOE_SMEM(int32_t, prefix, kGroupedExperts + 1);
+  pdl_wait();
+  if (warp() == 0) list_tiles<TN>(args, kGemmBlocks, prefix);
+  sync();
+  const int tiles = lds(prefix + args.experts), blocks = grouped_blocks(args), k = static_cast<int>(args.k);
+  const bool direct = stores_wide(args);
+  for (int index = bid(); index < tiles; index += nblocks()) {
+    const GroupedTile tile = tile_at<TN>(args, kGemmBlocks, prefix, index);
+    const AtomMatrix matrix = load_matrix<false>(args.weights + tile.expert);
+    const auto row_of = [&](int at) {  // rows past the end repeat the last one
+      const int row = tile.row0 + at < tile.stop ? tile.row0 + at : tile.stop - 1;
+      return args.gather != nullptr ? ldg(args.gather + row) : row;
+    };
+    float acc[S::kBlocks][S::kTiles][4] = {};
+    if (matrix.format == AtomFormat::Bf16 || matrix.format == AtomFormat::Bf16x3) {
+      GemmOperands<TN> in;
+      in.blocks = blocks;
+      in.block0 = tile.block0;
+      in.x = args.x.data;
+      in.x_step = args.x.step;
+      in.x_parts = 1;
+      in.k = args.k;
+      in.aligned = true;
+      in.atoms = matrix.atoms;
+      in.part_step = matrix.part_step;
+      in.weight_parts = matrix.format == AtomFormat::Bf16x3 ? 3 : 1;
+      SMOE_UNROLL
+      for (int i = 0; i < S::kCopies; ++i) in.row[i] = off(row_of((tid() + i * kGemmThreads) / 4), args.x_stride);
+      multiply_tile<TN>(in, ring, acc);
+    } else {
+      CodeRows<TN> in;
+      in.x = reinterpret_cast<const U32x4*>(args.x.data) + tid() % kCodeChunks;
+      in.chunks = k / 8;
+      SMOE_UNROLL
+      for (int i = 0; i < CodeShape<TN>::kCopies; ++i) {
+        in.row[i] =
+            static_cast<uint32_t>(row_of(tid() / kCodeChunks + 32 * i)) * static_cast<uint32_t>(args.x_stride / 8);
+      }
+      const int live = tile.stop - tile.row0;
+      with_codes(matrix.format, [&](auto format) {
+        multiply_wide_codes<TN, decltype(format)>(in, matrix, tile.block0, blocks, k, live, ring, acc);
+      });
+    }
+    const int block = tile.block0 + warp() % S::kWarpsDown * S::kBlocks;
+    const int row0 = tile.row0 + warp() / S::kWarpsDown * S::kTiles * 8;
+    const auto sum = [&](int b, int t, int c) { return acc[b][t][c]; };
+    unsigned char* const scratch = ring + kWideCodesRing<TN> + warp() * kTransposeBytes;
+    if (direct && args.glu) {
+      wide_store<true, S::kBlocks, S::kTiles>(args, tile, block, row0, scratch, sum);
+    } else if (direct) {
+      wide_store<false, S::kBlocks, S::kTiles>(args, tile, block, row0, scratch, sum);
+    } else {
+      float* const floats = reinterpret_cast<float*>(ring) + warp() * store_floats(S::kBlocks);
+      store_sums<S::kBlocks, S::kTiles>(args, tile, block, row0, floats, sum);
+      sync();
+    }
+  }
+  pdl_trigger();
+}
+
+}  // namespace smoe::cu
