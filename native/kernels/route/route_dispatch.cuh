@@ -11,27 +11,38 @@ namespace smoe::cu {
 
 constexpr int kRouteThreads = 32 * kRouterWarps;
 constexpr int kRouterTokens = 64;
-constexpr int kRouteGroup = 8;  // tokens per ticket: one per warp, and one tile of a tensor instruction
+constexpr int kRouteGroup = 8;  // tokens per ticket: one per warp
 constexpr int kRouteGroups = kRouterTokens / kRouteGroup;
 
-// Inputs come by asynchronous copies, a stage of two chunks of eight tokens each, into memory of the warp that reads
-// them. Four stages under way are what hides L2 at 64 tokens. Rows are 16 bytes apart in the banks, so that the eight
-// lanes of a quarter, two rows of four pieces every 32 bytes, find all of them.
-constexpr int kRouteAhead = 2, kRouteStages = 4;
-constexpr int kRoutePitch = kRouteAhead * kRouterChunk + 4, kRouteStage = kRouteGroup * kRoutePitch;  // floats
-constexpr size_t kRouteInputBytes = kRouterWarps * kRouteStages * kRouteStage * sizeof(float);
+// A block has M row tiles and takes N token tiles at a time: every thread has one sum of them over the warps, and two
+// tensor instructions do not wait for each other.
+template <int M>
+constexpr int kRouteTiles = 2 / M;
+template <int M>
+constexpr int kRouteStep = 8 * kRouteTiles<M>;  // tokens
+
+// Inputs come by asynchronous copies into memory of the warp that reads them, a stage of two chunks of a step's tokens
+// each. Stages under way are what hides L2 at 64 tokens. Rows are 16 bytes apart in the banks, so that the eight lanes
+// of a quarter, two rows of four pieces every 32 bytes, find all of them.
+constexpr int kRouteAhead = 2;
+constexpr int kRoutePitch = kRouteAhead * kRouterChunk + 4;  // floats
+template <int M>
+constexpr int kRouteStage = kRouteStep<M>* kRoutePitch;
+template <int M>
+constexpr int kRouteStages = 4 / kRouteTiles<M>;
+constexpr size_t kRouteInputBytes = kRouterWarps * 4 * 8 * kRoutePitch * sizeof(float);
 
 inline int64_t route_blocks(int64_t experts, int splits) {
   const int64_t rows = kRouterRows * route_row_tiles(experts);
   return (experts + rows - 1) / rows * splits;
 }
 
-// Sums of the warps over one group of tokens, two groups alternating. Four floats more than the rows of a block: what
-// the lanes of a store have apart.
+// Sums of the warps over one step, two steps alternating. Four floats more than the rows of a block: what the lanes of
+// a store have apart.
 template <int M>
 constexpr int kRouteSumPitch = M * kRouterRows + 4;
 template <int M>
-constexpr int kRouteSums = kRouterWarps * kRouteGroup * kRouteSumPitch<M>;
+constexpr int kRouteSums = kRouterWarps * kRouteStep<M>* kRouteSumPitch<M>;
 
 // Inputs, then logits and keys of eight tokens; behind them the sums of the warps, then the dispatch.
 template <int M>
@@ -69,35 +80,37 @@ SMOE_DEVICE void route_load(const W* w, int row0, int experts, int64_t hidden, i
   }
 }
 
-// The stages of a warp: groups of tokens, and within a group the chunks of the warp's share, two at a time.
+// The stages of a warp: steps of tokens, and within a step the chunks of the warp's share, two at a time.
 struct RouteFeed {
   Chunks share;
-  int group, chunk, slot;  // to be copied next
+  int first, chunk, slot;  // token, chunk and stage of the next copy
 };
+template <int M>
 SMOE_DEVICE void route_feed(const RouteDispatchArgs& args, int tokens, RouteFeed& feed, float* stages) {
-  if (feed.group * kRouteGroup < tokens) {
+  if (feed.first < tokens) {
     SMOE_UNROLL
-    for (int i = 0; i < kRouteGroup / 2; ++i) {
-      const int row = 2 * i + lane() / 16, token = feed.group * kRouteGroup + row, column = 4 * (lane() % 16);
+    for (int i = 0; i < kRouteStep<M> / 2; ++i) {
+      const int row = 2 * i + lane() / 16, token = feed.first + row, column = 4 * (lane() % 16);
+      if (i % 4 == 0 && feed.first + 2 * i >= tokens) break;  // a tile that is not multiplied
       const int64_t k = off(feed.chunk, kRouterChunk) + column;
       const bool real = token < tokens && k < args.hidden && feed.chunk + column / kRouterChunk < feed.share.end;
-      cp16(stages + feed.slot * kRouteStage + row * kRoutePitch + column,
+      cp16(stages + feed.slot * kRouteStage<M> + row * kRoutePitch + column,
            args.x + (real ? off(token, args.hidden) + k : 0), real);
     }
-    feed.slot = (feed.slot + 1) % kRouteStages;
+    feed.slot = (feed.slot + 1) % kRouteStages<M>;
     feed.chunk += kRouteAhead;
     if (feed.chunk >= feed.share.end) {
       feed.chunk = feed.share.begin;
-      ++feed.group;
+      feed.first += kRouteStep<M>;
     }
   }
   cp_commit();
 }
 
-// One stage: its chunks, if they are the share's.
-template <class W, int M>
+// N tiles of one stage: its chunks, if they are the share's.
+template <class W, int M, int N>
 SMOE_DEVICE void route_multiply(const RouteWeights<W, M>& weights, const float* stage, int chunks,
-                                float (&acc)[M][1][4]) {
+                                float (&acc)[M][N][4]) {
   SMOE_UNROLL
   for (int i = 0; i < kRouteAhead; ++i) {
     if (i >= chunks) break;
@@ -107,11 +120,23 @@ SMOE_DEVICE void route_multiply(const RouteWeights<W, M>& weights, const float* 
       router_split(weights.raw[i][m][0], rows[m].upper);
       router_split(weights.raw[i][m][1], rows[m].lower);
     }
-    const float* const from = stage + lane() / 4 * kRoutePitch + i * kRouterChunk + 8 * (lane() % 4);
-    const U32x4 raw[2] = {lds(reinterpret_cast<const U32x4*>(from)), lds(reinterpret_cast<const U32x4*>(from + 4))};
-    uint32_t column[1][3][4];
-    router_split(raw, column[0]);
-    router_multiply<W, M, 1>(rows, column, acc);
+    uint32_t column[N][3][4];
+    SMOE_UNROLL
+    for (int n = 0; n < N; ++n) {
+      const float* const from = stage + (8 * n + lane() / 4) * kRoutePitch + i * kRouterChunk + 8 * (lane() % 4);
+      const U32x4 raw[2] = {lds(reinterpret_cast<const U32x4*>(from)), lds(reinterpret_cast<const U32x4*>(from + 4))};
+      router_split(raw, column[n]);
+    }
+    router_multiply<W, M, N>(rows, column, acc);
+  }
+}
+
+template <int M, int From, int To>
+SMOE_DEVICE void copy_tile(const float (&from)[M][From][4], float (&to)[M][To][4]) {
+  SMOE_UNROLL
+  for (int m = 0; m < M; ++m) {
+    SMOE_UNROLL
+    for (int reg = 0; reg < 4; ++reg) to[m][0][reg] = from[m][0][reg];
   }
 }
 
@@ -128,47 +153,57 @@ SMOE_DEVICE int route_partials(const RouteDispatchArgs& args, float* stages, flo
   route_load<W, M>(w, row0, experts, args.hidden, share.begin, share.end, weights);
   pdl_wait();
   const int given = ldg(args.num_tokens), tokens = given < 0 ? 0 : given < kRouterTokens ? given : kRouterTokens;
-  float* const mine = stages + warp() * kRouteStages * kRouteStage;
-  RouteFeed feed{share, share.begin < share.end ? 0 : kRouteGroups, share.begin, 0};
+  constexpr int kTiles = kRouteTiles<M>, kStep = kRouteStep<M>;
+  float* const mine = stages + warp() * kRouteStages<M> * kRouteStage<M>;
+  RouteFeed feed{share, share.begin < share.end ? 0 : kRouterTokens, share.begin, 0};
   SMOE_UNROLL1
-  for (int i = 0; i < kRouteStages; ++i) route_feed(args, tokens, feed, mine);
+  for (int i = 0; i < kRouteStages<M>; ++i) route_feed<M>(args, tokens, feed, mine);
   const bool kept = share.end - share.begin <= kRouteAhead;  // all weights of the warp stay in registers
   int slot = 0;
   SMOE_UNROLL1
-  for (int group = 0; group * kRouteGroup < tokens; ++group) {
-    float acc[M][1][4] = {};
+  for (int first = 0; first < tokens; first += kStep) {
+    float acc[M][kTiles][4] = {};
     SMOE_UNROLL1
     for (int chunk = share.begin; chunk < share.end; chunk += kRouteAhead) {
-      if (!kept && (group > 0 || chunk > share.begin)) {
+      if (!kept && (first > 0 || chunk > share.begin)) {
         route_load<W, M>(w, row0, experts, args.hidden, chunk, share.end, weights);
       }
-      cp_wait<kRouteStages - 1>();
+      cp_wait<kRouteStages<M> - 1>();
       sync_warp();
-      route_multiply<W, M>(weights, mine + slot * kRouteStage, share.end - chunk, acc);
+      const float* const stage = mine + slot * kRouteStage<M>;
+      if (kTiles == 1 || tokens - first > 8) {
+        route_multiply<W, M, kTiles>(weights, stage, share.end - chunk, acc);
+      } else {
+        float one[M][1][4];
+        copy_tile(acc, one);
+        route_multiply<W, M, 1>(weights, stage, share.end - chunk, one);
+        copy_tile(one, acc);
+      }
       sync_warp();
-      route_feed(args, tokens, feed, mine);
-      slot = (slot + 1) % kRouteStages;
+      route_feed<M>(args, tokens, feed, mine);
+      slot = (slot + 1) % kRouteStages<M>;
     }
-    float* const to = sums + group % 2 * kRouteSums<M>;
+    float* const to = sums + first / kStep % 2 * kRouteSums<M>;
     SMOE_UNROLL
     for (int m = 0; m < M; ++m) {
       SMOE_UNROLL
-      for (int reg = 0; reg < 4; ++reg) {
-        const Element at = c_element(lane(), reg);
-        sts(to + (warp() * kRouteGroup + at.col) * kRouteSumPitch<M> + m * kRouterRows + at.row, acc[m][0][reg]);
+      for (int n = 0; n < kTiles; ++n) {
+        SMOE_UNROLL
+        for (int reg = 0; reg < 4; ++reg) {
+          const Element at = c_element(lane(), reg);
+          sts(to + (warp() * kStep + 8 * n + at.col) * kRouteSumPitch<M> + m * kRouterRows + at.row, acc[m][n][reg]);
+        }
       }
     }
     sync();
-    // The sums of the group after next come behind another barrier.
-    if (tid() < kRouteGroup * kRouterRows * M) {
-      const int column = tid() / (kRouterRows * M), row = tid() % (kRouterRows * M);
-      float sum = 0;
-      SMOE_UNROLL
-      for (int i = 0; i < kRouterWarps; ++i) sum += lds(to + (i * kRouteGroup + column) * kRouteSumPitch<M> + row);
-      const int token = group * kRouteGroup + column;
-      if (token < tokens && row0 + row < experts) {
-        stg(args.partials + off(split * kRouterTokens + token, experts) + row0 + row, sum);
-      }
+    // The sums of the step after the next come behind another barrier.
+    static_assert(kStep * kRouterRows * M == kRouteThreads, "one sum per thread");
+    const int column = tid() / (kRouterRows * M), row = tid() % (kRouterRows * M), token = first + column;
+    float sum = 0;
+    SMOE_UNROLL
+    for (int i = 0; i < kRouterWarps; ++i) sum += lds(to + (i * kStep + column) * kRouteSumPitch<M> + row);
+    if (token < tokens && row0 + row < experts) {
+      stg(args.partials + off(split * kRouterTokens + token, experts) + row0 + row, sum);
     }
   }
   return tokens;
@@ -176,15 +211,17 @@ SMOE_DEVICE int route_partials(const RouteDispatchArgs& args, float* stages, flo
 
 // A group's logits from the sums of all blocks: sanitised, [8][E].
 SMOE_DEVICE void route_logits(const RouteDispatchArgs& args, int first, int tokens, float* logits) {
-  const int experts = static_cast<int>(args.config.experts);
+  const int experts = static_cast<int>(args.config.experts), part = route_part(args.splits);
   const int count = (tokens - first < kRouteGroup ? tokens - first : kRouteGroup) * experts;
-  const int part = route_part(args.splits);
-  for (int i = tid(); i < count; i += kRouteThreads) {
-    const float* const range = args.partials + off(first, experts) + i;
-    float logit = router_sum(range, off(kRouterTokens, experts), args.splits, part);
-    if (args.router_bias != nullptr) logit += ldg(args.router_bias + i % experts);
-    if (args.logits != nullptr) stg(args.logits + off(first, experts) + i, logit);
-    sts(logits + i, route_sanitised(logit));
+  const float* const range = args.partials + off(first, experts);
+  float* const trace = args.logits != nullptr ? args.logits + off(first, experts) : nullptr;
+  const int64_t stride = off(kRouterTokens, experts);
+  if (experts % 4 == 0) {
+    router_finish<4>(range, stride, args.splits, part, args.router_bias, experts, count, tid(), kRouteThreads, logits,
+                     trace);
+  } else {
+    router_finish<1>(range, stride, args.splits, part, args.router_bias, experts, count, tid(), kRouteThreads, logits,
+                     trace);
   }
 }
 

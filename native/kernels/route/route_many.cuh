@@ -226,12 +226,13 @@ route_select(RouteManyArgs args) {
   SMOE_UNROLL1
   for (int i = warp(); i < kRouteManyTokens && first + i < args.tokens; i += nthreads() / 32) {
     const int64_t token = first + i;
-    SMOE_UNROLL4
-    for (int e = lane(); e < experts; e += 32) {
-      float logit = router_sum(args.partials + off(token, experts) + e, off(args.tokens, experts), walks, part);
-      if (args.router_bias != nullptr) logit += ldg(args.router_bias + e);
-      if (args.logits != nullptr) stg(args.logits + off(token, experts) + e, logit);
-      sts(logits + e, route_sanitised(logit));
+    const float* const range = args.partials + off(token, experts);
+    float* const trace = args.logits != nullptr ? args.logits + off(token, experts) : nullptr;
+    const int64_t stride = off(args.tokens, experts);
+    if (experts % 4 == 0) {
+      router_finish<4>(range, stride, walks, part, args.router_bias, experts, experts, lane(), 32, logits, trace);
+    } else {
+      router_finish<1>(range, stride, walks, part, args.router_bias, experts, experts, lane(), 32, logits, trace);
     }
     sync_warp();
     route_one_token<R>(args.config, args.select_bias, logits, key, args.routing.ids + off(token, k),

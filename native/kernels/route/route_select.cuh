@@ -25,7 +25,11 @@ SMOE_DEVICE float warp_add(float x) {
   return x;
 }
 
-SMOE_DEVICE float route_sigmoid(float x) { return x >= 0 ? 1 / (1 + expf(-x)) : expf(x) / (1 + expf(x)); }
+// 1 / (1 + e^-x) or e^x / (1 + e^x), whichever does not overflow, by one exponential.
+SMOE_DEVICE float route_sigmoid(float x) {
+  const float small = expf(-fabsf(x));
+  return (x >= 0 ? 1.0f : small) / (1 + small);
+}
 
 // What turns sanitised logits into scores: the largest, and under softmax the sum of exponentials.
 struct RouteScale {

@@ -7,8 +7,7 @@
 // each sum starts at 0. Ranges and shares follow one another along K.
 #pragma once
 
-#include "cuda/cu.h"
-#include "kernels/route/route_args.h"
+#include "kernels/route/route_select.cuh"
 
 namespace smoe::cu {
 
@@ -87,26 +86,62 @@ SMOE_DEVICE void router_multiply(const RouterRows<W> (&rows)[M], const uint32_t 
   }
 }
 
-// Ranges are added up `part` at a time, then the parts. stride: floats between ranges. Eight loads under way.
-SMOE_DEVICE float router_sum(const float* range, int64_t stride, int ranges, int part) {
-  float total = 0, sum = 0;
+// Sums of N neighbouring logits: ranges are added up `part` at a time, then the parts. stride: floats between ranges.
+// All loads of usual models are under way at once.
+constexpr int kRouterLoads = 16;
+template <int N>
+struct alignas(4 * N) RouterWord {
+  uint32_t x[N];
+};
+template <int N>
+struct RouterSums {
+  float logit[N];
+};
+template <int N>
+SMOE_DEVICE RouterSums<N> router_sum(const float* range, int64_t stride, int ranges, int part) {
+  using Word = RouterWord<N>;
+  RouterSums<N> total{}, sum{};
   int left = part;
   SMOE_UNROLL1
-  for (int first = 0; first < ranges; first += 8) {
-    float value[8];
+  for (int first = 0; first < ranges; first += kRouterLoads) {
+    Word value[kRouterLoads];
     SMOE_UNROLL
-    for (int i = 0; i < 8; ++i) value[i] = first + i < ranges ? ldg(range + (first + i) * stride) : 0.0f;
+    for (int i = 0; i < kRouterLoads; ++i) {
+      value[i] = Word{};
+      if (first + i < ranges) value[i] = ldg(reinterpret_cast<const Word*>(range + (first + i) * stride));
+    }
     SMOE_UNROLL
-    for (int i = 0; i < 8; ++i) {
-      sum += value[i];  // zeros past the end change nothing: the sum began with +0
-      if (--left == 0) {
-        total += sum;
-        sum = 0;
-        left = part;
+    for (int i = 0; i < kRouterLoads; ++i) {
+      const bool ends = --left == 0;
+      SMOE_UNROLL
+      for (int n = 0; n < N; ++n) {
+        sum.logit[n] += bit_cast<float>(value[i].x[n]);  // zeros past the end change nothing: the sum began with +0
+        total.logit[n] += ends ? sum.logit[n] : 0.0f;
+        sum.logit[n] = ends ? 0.0f : sum.logit[n];
       }
+      left = ends ? part : left;
     }
   }
-  return total + sum;
+  SMOE_UNROLL
+  for (int n = 0; n < N; ++n) total.logit[n] += sum.logit[n];
+  return total;
+}
+
+// The logits of `rows` tokens one after another from the sums at `range`, by `threads` threads of which this is number
+// `thread`: sanitised into shared memory, and as they are to `trace` unless it is null.
+template <int N>
+SMOE_DEVICE void router_finish(const float* range, int64_t stride, int ranges, int part, const float* bias, int experts,
+                               int count, int thread, int threads, float* logits, float* trace) {
+  SMOE_UNROLL1
+  for (int i = thread * N; i < count; i += threads * N) {
+    const RouterSums<N> sums = router_sum<N>(range + i, stride, ranges, part);
+    SMOE_UNROLL
+    for (int n = 0; n < N; ++n) {
+      const float logit = bias == nullptr ? sums.logit[n] : sums.logit[n] + ldg(bias + (i + n) % experts);
+      if (trace != nullptr) stg(trace + i + n, logit);
+      sts(logits + i + n, route_sanitised(logit));
+    }
+  }
 }
 
 }  // namespace smoe::cu
