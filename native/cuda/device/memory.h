@@ -85,7 +85,10 @@ SMOE_DEVICE void fence_gpu() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); 
 // Behind a fence_gpu(). inc wraps by itself; its acquire orders what the last arriver reads next.
 SMOE_DEVICE uint32_t ticket_add(uint32_t* ticket, uint32_t arrivals) {
   uint32_t before;
-  asm volatile("atom.acquire.gpu.global.inc.u32 %0, [%1], %2;" : "=r"(before) : "l"(ticket), "r"(arrivals - 1) : "memory");
+  asm volatile("atom.acquire.gpu.global.inc.u32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(ticket), "r"(arrivals - 1)
+               : "memory");
   return before;
 }
 

@@ -26,6 +26,7 @@ inline size_t dispatch_shared_bytes(int64_t experts) {
 }
 
 SMOE_DEVICE void dispatch_clear(const DispatchShared& shared, int experts) {
+  SMOE_UNROLL1
   for (int e = tid(); e < experts; e += nthreads()) sts(shared.mask + e, uint64_t{0});
 }
 SMOE_DEVICE void dispatch_mark(const DispatchShared& shared, int experts, int token, int id) {
@@ -33,10 +34,14 @@ SMOE_DEVICE void dispatch_mark(const DispatchShared& shared, int experts, int to
 }
 
 // From the masks, which are complete behind a barrier: offsets, for the block behind another one, and the plan but for
-// its pairs. Each warp has every eighth 32 experts or so; what lies before them is added up from the tallies.
+// its pairs. Each warp has every eighth 32 experts or so; what lies before
+// them is added up from the tallies.
 SMOE_DEVICE void dispatch_plan(const DispatchShared& shared, int experts, const DispatchBits& out) {
   const int warps = nthreads() / 32, parts = (experts + 31) / 32;
-  for (int part = warp(); part < parts; part += warps) {
+  // The last warps first: those that have least to do after a selection.
+  const int first = warps - 1 - warp();
+  SMOE_UNROLL1
+  for (int part = first; part < parts; part += warps) {
     const int e = part * 32 + lane();
     const uint64_t bits = e < experts ? lds(shared.mask + e) : 0;
     const int count = popc(bits);
@@ -59,7 +64,8 @@ SMOE_DEVICE void dispatch_plan(const DispatchShared& shared, int experts, const 
     if (lane() == 31) sts(shared.tally + part, static_cast<uint32_t>(through) << 8 | static_cast<uint32_t>(popc(used)));
   }
   sync();
-  for (int part = warp(); part < parts; part += warps) {
+  SMOE_UNROLL1
+  for (int part = first; part < parts; part += warps) {
     const int e = part * 32 + lane();
     const uint32_t tally = lane() < parts ? lds(shared.tally + lane()) : 0;
     uint32_t base = lane() < part ? tally >> 8 : 0, active = lane() < part ? tally & 255u : 0;
@@ -99,13 +105,16 @@ SMOE_DEVICE void dispatch_bits(const int32_t* ids, const float* weights, int tok
                                const DispatchShared& shared, const DispatchBits& out) {
   dispatch_clear(shared, experts);
   sync();
+  SMOE_UNROLL1
   for (int i = tid(); i < tokens * slots; i += nthreads()) dispatch_mark(shared, experts, i / slots, ldg(ids + i));
   sync();
   dispatch_plan(shared, experts, out);
   if (out.position == nullptr && out.row_weight == nullptr) return;
   sync();
+  SMOE_UNROLL1
   for (int i = tid(); i < tokens * slots; i += nthreads()) {
-    dispatch_place(shared, experts, i, i / slots, ldg(ids + i), out.row_weight != nullptr ? ldg(weights + i) : 0.0f, out);
+    dispatch_place(shared, experts, i, i / slots, ldg(ids + i), out.row_weight != nullptr ? ldg(weights + i) : 0.0f,
+                   out);
   }
 }
 

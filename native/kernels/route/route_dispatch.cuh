@@ -27,7 +27,7 @@ constexpr int kRouteStep = 8 * kRouteTiles<M>;  // tokens
 constexpr int kRouteAhead = 2;
 constexpr int kRoutePitch = kRouteAhead * kRouterChunk + 4;  // floats
 template <int M>
-constexpr int kRouteStage = kRouteStep<M>* kRoutePitch;
+constexpr int kRouteStage = kRouteStep<M> * kRoutePitch;
 template <int M>
 constexpr int kRouteStages = 4 / kRouteTiles<M>;
 constexpr size_t kRouteInputBytes = kRouterWarps * 4 * 8 * kRoutePitch * sizeof(float);
@@ -42,7 +42,7 @@ inline int64_t route_blocks(int64_t experts, int splits) {
 template <int M>
 constexpr int kRouteSumPitch = M * kRouterRows + 4;
 template <int M>
-constexpr int kRouteSums = kRouterWarps * kRouteStep<M>* kRouteSumPitch<M>;
+constexpr int kRouteSums = kRouterWarps * kRouteStep<M> * kRouteSumPitch<M>;
 
 // Inputs, then logits and keys of eight tokens; behind them the sums of the warps, then the dispatch.
 template <int M>
@@ -215,14 +215,8 @@ SMOE_DEVICE void route_logits(const RouteDispatchArgs& args, int first, int toke
   const int count = (tokens - first < kRouteGroup ? tokens - first : kRouteGroup) * experts;
   const float* const range = args.partials + off(first, experts);
   float* const trace = args.logits != nullptr ? args.logits + off(first, experts) : nullptr;
-  const int64_t stride = off(kRouterTokens, experts);
-  if (experts % 4 == 0) {
-    router_finish<4>(range, stride, args.splits, part, args.router_bias, experts, count, tid(), kRouteThreads, logits,
-                     trace);
-  } else {
-    router_finish<1>(range, stride, args.splits, part, args.router_bias, experts, count, tid(), kRouteThreads, logits,
-                     trace);
-  }
+  router_finish(range, off(kRouterTokens, experts), args.splits, part, args.router_bias, experts, count, tid(),
+                kRouteThreads, logits, trace);
 }
 
 // M: row tiles of a block; E <= 32 R.
@@ -236,10 +230,6 @@ route_dispatch(RouteDispatchArgs args) {
   float* const behind = route_second_region(shared, experts);
   const int tokens = route_partials<W, M>(args, shared, behind);
   const DispatchShared plan = dispatch_shared(behind, experts);
-  if (tokens == 0) {
-    if (bid() == 0) dispatch_bits(args.routing.ids, args.routing.weights, 0, k, experts, plan, args.plan);
-    return;
-  }
   const int groups = (tokens + kRouteGroup - 1) / kRouteGroup;
   sync();
   if (tid() < groups) {
@@ -249,7 +239,6 @@ route_dispatch(RouteDispatchArgs args) {
   }
   sync();
   uint32_t finished = 0;
-  RouteSlot mine{-1, 0};
   SMOE_UNROLL1
   for (int group = 0; group < groups; ++group) {
     if (lds(last_of + group) == 0) continue;
@@ -259,35 +248,47 @@ route_dispatch(RouteDispatchArgs args) {
     if (groups == 1) dispatch_clear(plan, experts);
     route_logits(args, group * kRouteGroup, tokens, shared);
     sync();
+    RouteSlot slot{-1, 0, 0};
     if (token < tokens) {
-      mine = route_one_token<R>(args.config, args.select_bias, shared + warp() * experts,
-                                shared + (kRouterWarps + warp()) * experts, args.routing.ids + token * k,
-                                args.routing.weights + token * k, args.routing.count + token);
+      slot = route_pick<R>(args.config, args.select_bias, shared + warp() * experts,
+                           shared + (kRouterWarps + warp()) * experts);
+    }
+    if (groups == 1) {
+      // This block routes all tokens: the plan is made while weights are.
+      dispatch_mark(plan, experts, warp(), slot.id);
+      sync();
+      dispatch_plan(plan, experts, args.plan);
+    }
+    if (token < tokens) {
+      route_store(args.config, slot, args.routing.ids + token * k, args.routing.weights + token * k,
+                  args.routing.count + token);
+    }
+    if (groups == 1) {
+      sync();
+      if (token < tokens && lane() < k) {
+        dispatch_place(plan, experts, token * k + lane(), token, slot.id, slot.weight, args.plan);
+      }
+      return;
     }
   }
-  if (finished == 0) return;
-  if (groups == 1) {
-    // This block has routed all tokens: lane j of warp t still holds slot j of token t.
-    if (mine.id >= 0) dispatch_mark(plan, experts, warp(), mine.id);
+  if (groups > 0) {
+    if (finished == 0) return;
     sync();
-    dispatch_plan(plan, experts, args.plan);
-    sync();
-    if (warp() < tokens && lane() < k) {
-      dispatch_place(plan, experts, warp() * k + lane(), warp(), mine.id, mine.weight, args.plan);
+    if (tid() == 0) {
+      fence_gpu();
+      uint32_t done = 0;
+      SMOE_UNROLL1
+      for (uint32_t i = 0; i < finished; ++i) {
+        done |= ticket_add(args.tickets + kRouteGroups, groups) + 1 == static_cast<uint32_t>(groups);
+      }
+      sts(all_done, done);
     }
+    sync();
+    if (lds(all_done) == 0) return;
+  } else if (bid() != 0) {
     return;
   }
-  sync();
-  if (tid() == 0) {
-    fence_gpu();
-    uint32_t done = 0;
-    for (uint32_t i = 0; i < finished; ++i) {
-      done |= ticket_add(args.tickets + kRouteGroups, groups) + 1 == static_cast<uint32_t>(groups);
-    }
-    sts(all_done, done);
-  }
-  sync();
-  if (lds(all_done) != 0) dispatch_bits(args.routing.ids, args.routing.weights, tokens, k, experts, plan, args.plan);
+  dispatch_bits(args.routing.ids, args.routing.weights, tokens, k, experts, plan, args.plan);
 }
 
 // Given routes (hash routing, a caller's own): the dispatch alone, one block.

@@ -11,16 +11,20 @@ template <class W, int M, int N, int E>
 int launch_sums(Stream stream, const RouteManyArgs& args) {
   using Tile = ManyTile<W, M, N, E>;
   const int64_t experts = args.config.experts, walks = (args.splits + args.run - 1) / args.run;
-  const int64_t blocks = (args.tokens + Tile::kTokens - 1) / Tile::kTokens * walks * ((experts + Tile::kRows - 1) / Tile::kRows);
+  const int64_t blocks =
+      (args.tokens + Tile::kTokens - 1) / Tile::kTokens * walks * ((experts + Tile::kRows - 1) / Tile::kRows);
   return launch(stream, {blocks, kManyThreads, Tile::kBytes, true}, &route_many<W, M, N, E>, args);
 }
 
 template <class W>
 int launch_sums(Stream stream, const RouteManyArgs& args) {
   switch (route_many_rows(args.config.experts)) {
-    case 16: return launch_sums<W, 1, 1, 1>(stream, args);
-    case 64: return launch_sums<W, 2, 2, 2>(stream, args);
-    default: return launch_sums<W, 4, 2, 2>(stream, args);
+    case 16:
+      return launch_sums<W, 1, 1, 1>(stream, args);
+    case 64:
+      return launch_sums<W, 2, 2, 2>(stream, args);
+    default:
+      return launch_sums<W, 4, 2, 2>(stream, args);
   }
 }
 

@@ -80,8 +80,7 @@ SMOE_DEVICE void many_multiply(const unsigned char* stage, int row, int token, f
   uint32_t column[N][3][4];
   SMOE_UNROLL
   for (int n = 0; n < N; ++n) {
-    const float* const from =
-        reinterpret_cast<const float*>(stage) + (token + 8 * n + g) * Tile::kInputPitch + 8 * t;
+    const float* const from = reinterpret_cast<const float*>(stage) + (token + 8 * n + g) * Tile::kInputPitch + 8 * t;
     const U32x4 raw[2] = {lds(reinterpret_cast<const U32x4*>(from)), lds(reinterpret_cast<const U32x4*>(from + 4))};
     router_split(raw, column[n]);
   }
@@ -93,8 +92,8 @@ SMOE_DEVICE void many_multiply(const unsigned char* stage, int row, int token, f
     float part[kAtOnce][N][4];
     SMOE_UNROLL
     for (int m = 0; m < kAtOnce; ++m) {
-      const W* const from = reinterpret_cast<const W*>(stage + Tile::kInput * 4) +
-                            (row + 16 * (first + m) + g) * Tile::kPitch + 8 * t;
+      const W* const from =
+          reinterpret_cast<const W*>(stage + Tile::kInput * 4) + (row + 16 * (first + m) + g) * Tile::kPitch + 8 * t;
       U32x4 upper[router_words<W>], lower[router_words<W>];
       SMOE_UNROLL
       for (int word = 0; word < router_words<W>; ++word) {
@@ -228,15 +227,12 @@ route_select(RouteManyArgs args) {
     const int64_t token = first + i;
     const float* const range = args.partials + off(token, experts);
     float* const trace = args.logits != nullptr ? args.logits + off(token, experts) : nullptr;
-    const int64_t stride = off(args.tokens, experts);
-    if (experts % 4 == 0) {
-      router_finish<4>(range, stride, walks, part, args.router_bias, experts, experts, lane(), 32, logits, trace);
-    } else {
-      router_finish<1>(range, stride, walks, part, args.router_bias, experts, experts, lane(), 32, logits, trace);
-    }
+    router_finish(range, off(args.tokens, experts), walks, part, args.router_bias, experts, experts, lane(), 32, logits,
+                  trace);
     sync_warp();
-    route_one_token<R>(args.config, args.select_bias, logits, key, args.routing.ids + off(token, k),
-                       args.routing.weights + off(token, k), args.routing.count + token);
+    RouteSlot slot = route_pick<R>(args.config, args.select_bias, logits, key);
+    route_store(args.config, slot, args.routing.ids + off(token, k), args.routing.weights + off(token, k),
+                args.routing.count + token);
     sync_warp();
   }
   sync();

@@ -164,13 +164,13 @@ SMOE_DEVICE RouteChoice route_choose(uint32_t (&order)[R], int k) {
 struct RouteSlot {
   int id;  // -1: unused
   float weight;
+  int count;  // of the token
 };
 
-// Routes one token by one warp; E <= 32 R. logits: sanitised, E floats of shared memory; key: as many, of this warp
-// alone, used with groups. ids, weights: this token's row of slots.
+// The experts of one token by one warp, and what they are weighed by; E <= 32 R. logits: sanitised, E floats of shared
+// memory; key: as many, of this warp alone, used with groups.
 template <int R>
-SMOE_DEVICE RouteSlot route_one_token(const RouterConfig& config, const float* bias, const float* logits, float* key,
-                                      int32_t* ids, float* weights, int32_t* count_out) {
+SMOE_DEVICE RouteSlot route_pick(const RouterConfig& config, const float* bias, const float* logits, float* key) {
   const int experts = static_cast<int>(config.experts);
   float value[R];
   RouteScale scale{-INFINITY, 0};
@@ -181,8 +181,7 @@ SMOE_DEVICE RouteSlot route_one_token(const RouterConfig& config, const float* b
     scale.top = fmaxf(scale.top, value[r]);
   }
   scale.top = warp_max(scale.top);
-  RouteSlot slot{-1, 0};
-  int count = 0;
+  RouteSlot slot{-1, 0, 0};
   if (scale.top > -INFINITY) {
     // Masked experts score 0 under softmax, and stay masked.
     if (config.score == ScoreFn::Softmax) {
@@ -217,21 +216,26 @@ SMOE_DEVICE RouteSlot route_one_token(const RouterConfig& config, const float* b
       }
     }
     const RouteChoice choice = route_choose<R>(order, config.k);
-    count = choice.count;
     slot.id = choice.id;
+    slot.count = choice.count;
     if (slot.id >= 0) {
       const float logit = lds(logits + slot.id);
       slot.weight = config.source == WeighSource::Logit ? logit : route_score(config.score, scale, logit);
     }
-    slot.weight = route_weigh(config, slot.weight, count);
-    if (slot.id < 0) slot.weight = 0;
   }
+  return slot;
+}
+
+// Weighs and stores. ids, weights: this token's row of slots.
+SMOE_DEVICE void route_store(const RouterConfig& config, RouteSlot& slot, int32_t* ids, float* weights,
+                             int32_t* count) {
+  if (slot.count > 0) slot.weight = route_weigh(config, slot.weight, slot.count);
+  if (slot.id < 0) slot.weight = 0;
   if (lane() < config.k) {
     stg(ids + lane(), slot.id);
     stg(weights + lane(), slot.weight);
   }
-  if (lane() == 0) stg(count_out, count);
-  return slot;
+  if (lane() == 0) stg(count, slot.count);
 }
 
 }  // namespace smoe::cu

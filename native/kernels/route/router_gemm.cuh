@@ -73,8 +73,8 @@ SMOE_DEVICE void router_multiply(const RouterRows<W> (&rows)[M], const uint32_t 
       for (int step = 0; step < 2; ++step) {
         SMOE_UNROLL
         for (int m = 0; m < M; ++m) {
-          const uint32_t a[4] = {rows[m].upper[p][2 * step], rows[m].lower[p][2 * step],
-                                 rows[m].upper[p][2 * step + 1], rows[m].lower[p][2 * step + 1]};
+          const uint32_t a[4] = {rows[m].upper[p][2 * step], rows[m].lower[p][2 * step], rows[m].upper[p][2 * step + 1],
+                                 rows[m].lower[p][2 * step + 1]};
           SMOE_UNROLL
           for (int n = 0; n < N; ++n) {
             const uint32_t b[2] = {column[n][q][2 * step], column[n][q][2 * step + 1]};
@@ -112,14 +112,18 @@ SMOE_DEVICE RouterSums<N> router_sum(const float* range, int64_t stride, int ran
     }
     SMOE_UNROLL
     for (int i = 0; i < kRouterLoads; ++i) {
-      const bool ends = --left == 0;
       SMOE_UNROLL
       for (int n = 0; n < N; ++n) {
         sum.logit[n] += bit_cast<float>(value[i].x[n]);  // zeros past the end change nothing: the sum began with +0
-        total.logit[n] += ends ? sum.logit[n] : 0.0f;
-        sum.logit[n] = ends ? 0.0f : sum.logit[n];
       }
-      left = ends ? part : left;
+      if (--left == 0) {
+        SMOE_UNROLL
+        for (int n = 0; n < N; ++n) {
+          total.logit[n] += sum.logit[n];
+          sum.logit[n] = 0;
+        }
+        left = part;
+      }
     }
   }
   SMOE_UNROLL
@@ -127,20 +131,32 @@ SMOE_DEVICE RouterSums<N> router_sum(const float* range, int64_t stride, int ran
   return total;
 }
 
-// The logits of `rows` tokens one after another from the sums at `range`, by `threads` threads of which this is number
+// `count` logits, of tokens with `experts` each, from the sums at `range`, by `threads` threads of which this is number
 // `thread`: sanitised into shared memory, and as they are to `trace` unless it is null.
 template <int N>
-SMOE_DEVICE void router_finish(const float* range, int64_t stride, int ranges, int part, const float* bias, int experts,
-                               int count, int thread, int threads, float* logits, float* trace) {
+SMOE_DEVICE void router_finish_by(const float* range, int64_t stride, int ranges, int part, const float* bias,
+                                  int experts, int count, int thread, int threads, float* logits, float* trace) {
   SMOE_UNROLL1
   for (int i = thread * N; i < count; i += threads * N) {
-    const RouterSums<N> sums = router_sum<N>(range + i, stride, ranges, part);
+    RouterSums<N> sums = router_sum<N>(range + i, stride, ranges, part);
+    if (bias != nullptr) {
+      const int expert = i % experts;  // of the first: N divides `experts`
+      SMOE_UNROLL
+      for (int n = 0; n < N; ++n) sums.logit[n] += ldg(bias + expert + n);
+    }
     SMOE_UNROLL
     for (int n = 0; n < N; ++n) {
-      const float logit = bias == nullptr ? sums.logit[n] : sums.logit[n] + ldg(bias + (i + n) % experts);
-      if (trace != nullptr) stg(trace + i + n, logit);
-      sts(logits + i + n, route_sanitised(logit));
+      if (trace != nullptr) stg(trace + i + n, sums.logit[n]);
+      sts(logits + i + n, route_sanitised(sums.logit[n]));
     }
+  }
+}
+SMOE_DEVICE void router_finish(const float* range, int64_t stride, int ranges, int part, const float* bias, int experts,
+                               int count, int thread, int threads, float* logits, float* trace) {
+  if (experts % 4 == 0 && count > threads) {
+    router_finish_by<4>(range, stride, ranges, part, bias, experts, count, thread, threads, logits, trace);
+  } else {
+    router_finish_by<1>(range, stride, ranges, part, bias, experts, count, thread, threads, logits, trace);
   }
 }
 
