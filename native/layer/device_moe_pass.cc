@@ -257,6 +257,7 @@ cu::RouteManyArgs DeviceMoePass::router_of_many() const {
   args.hidden = w_.hidden;
   args.splits = cu::route_splits(w_.config.router.experts, w_.hidden);
   args.config = w_.config.router;
+  args.partials = s_.partials;
   args.routing = routing_;
   args.logits = rows_.router_logits;
   args.histogram = s_.histogram;

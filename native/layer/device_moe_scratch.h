@@ -20,7 +20,7 @@ struct DeviceInt8 {
 struct DeviceMoeScratch {
   uint32_t* tickets = nullptr;  // first, so that a pass of any size finds them; zero between launches
   int32_t* num_tokens = nullptr;
-  float* partials = nullptr;  // of K1
+  float* partials = nullptr;  // of K1 or P1
   cu::RoutingOut routing;
   cu::DispatchBits few;  // up to kDispatchMaxTokens tokens
   cu::DispatchRows many;
@@ -100,13 +100,15 @@ inline DeviceMoeScratch lay_out(const DeviceMoeWeights& w, int64_t tokens, int g
   s.h = arena.take<cu::bf16>(w.parts * units);
   s.int8 = take_int8(arena, w.experts, tokens, rows, w.hidden, w.config.router.weight_on_input);
   s.shared_int8 = take_int8(arena, w.shared, tokens, tokens, w.hidden, false);
+  const int splits = cu::route_splits(e, w.hidden), gate_splits = cu::route_splits(1, w.hidden);
   if (few_tokens(tokens)) {
     // Of the router and of the gate of the shared expert.
-    const int64_t splits = std::max(cu::route_splits(e, w.hidden) * e, int64_t{cu::route_splits(1, w.hidden)});
-    s.partials = arena.take<float>(splits * cu::kDispatchMaxTokens);
+    s.partials = arena.take<float>(std::max(splits * e, int64_t{gate_splits}) * cu::kDispatchMaxTokens);
     s.few = take_bits(arena, e);
     s.few.row_weight = arena.take<float>(rows);
   } else {
+    s.partials = arena.take<float>(std::max(cu::route_many_partials(tokens, e, splits),
+                                            cu::route_many_partials(tokens, 1, gate_splits)));
     s.histogram = arena.take<int32_t>((tokens + cu::kRouteManyTokens - 1) / cu::kRouteManyTokens * e);
     s.many.offset = arena.take<int32_t>(e + 1);
     s.many.token = arena.take<int32_t>(rows);

@@ -143,7 +143,7 @@ MoeRig::MoeRig(BenchDevice& device, const MoeShape& shape, const WeightFormatSpe
   plane_ = {device, layers * rows_ * h};
   out_ = {device, rows_ * h};
   router_bias_ = {device, std::vector<float>(static_cast<size_t>(e), 0.0f)};
-  partials_ = {device, splits_ * kDispatchMaxTokens * e};
+  partials_ = {device, std::max(splits_ * kDispatchMaxTokens * e, route_many_partials(rows_, e, splits_))};
   weights_ = {device, pairs};
   row_weight_ = {device, pairs};
   ids_ = {device, pairs};
@@ -276,6 +276,7 @@ void MoeRig::prefill(int layer, int64_t tokens, bool hopper, int64_t first) {
   route.hidden = shape_.hidden;
   route.splits = splits_;
   route.config = router_config();
+  route.partials = partials_.data();
   route.routing = {ids_.data(), weights_.data(), count_.data()};
   route.histogram = histogram_.data();
   ScatterArgs scatter;

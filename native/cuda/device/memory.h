@@ -80,11 +80,15 @@ SMOE_DEVICE uint64_t atomic_or_shared(uint64_t* p, uint64_t bits) {
 SMOE_DEVICE int atomic_add_shared(int* p, int value) { return atomicAdd(p, value); }
 SMOE_DEVICE uint32_t atomic_add_shared(uint32_t* p, uint32_t value) { return atomicAdd(p, value); }
 
-SMOE_DEVICE void fence_gpu() { __threadfence(); }
-// atomicInc wraps by itself. The fence after it orders what the last arriver reads next.
+// Release and acquire are all that tickets need; __threadfence() is sequentially consistent, which waits longer.
+SMOE_DEVICE void fence_gpu() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+// Behind a fence_gpu(). inc wraps by itself; its acquire orders what the last arriver reads next.
 SMOE_DEVICE uint32_t ticket_add(uint32_t* ticket, uint32_t arrivals) {
-  const uint32_t before = atomicInc(ticket, arrivals - 1);
-  __threadfence();
+  uint32_t before;
+  asm volatile("atom.acquire.gpu.global.inc.u32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(ticket), "r"(arrivals - 1)
+               : "memory");
   return before;
 }
 

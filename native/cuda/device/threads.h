@@ -78,6 +78,9 @@ SMOE_DEVICE uint32_t ballot(bool predicate, uint32_t mask = kFullMask) { return 
 SMOE_DEVICE bool any(bool predicate, uint32_t mask = kFullMask) { return __any_sync(mask, predicate) != 0; }
 SMOE_DEVICE bool all(bool predicate, uint32_t mask = kFullMask) { return __all_sync(mask, predicate) != 0; }
 SMOE_DEVICE uint32_t match_any(uint32_t value, uint32_t mask = kFullMask) { return __match_any_sync(mask, value); }
+// Of all 32 lanes, in one instruction.
+SMOE_DEVICE uint32_t warp_max_of(uint32_t value) { return __reduce_max_sync(kFullMask, value); }
+SMOE_DEVICE uint32_t warp_min_of(uint32_t value) { return __reduce_min_sync(kFullMask, value); }
 
 // Every thread that touches what an earlier kernel wrote, or that writes, calls it first. Empty before sm_90, where
 // launches do not overlap.

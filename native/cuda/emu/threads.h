@@ -103,6 +103,10 @@ struct Match {
   uint32_t value, result;
 };
 void apply_match(Engine&, int, uint32_t mask, void* const* lanes);
+struct Extremes {
+  uint32_t value, lowest, highest;
+};
+void apply_extremes(Engine&, int, uint32_t mask, void* const* lanes);
 
 }  // namespace emu
 
@@ -141,6 +145,16 @@ inline uint32_t match_any(uint32_t value, uint32_t mask = emu::kFullMask, emu::S
   emu::Match mine{value, 0};
   emu::engine().collective(&emu::apply_match, mask, &mine, at);
   return mine.result;
+}
+inline uint32_t warp_max_of(uint32_t value, emu::Site at = emu::Site::here()) {
+  emu::Extremes mine{value, 0, 0};
+  emu::engine().collective(&emu::apply_extremes, emu::kFullMask, &mine, at);
+  return mine.highest;
+}
+inline uint32_t warp_min_of(uint32_t value, emu::Site at = emu::Site::here()) {
+  emu::Extremes mine{value, 0, 0};
+  emu::engine().collective(&emu::apply_extremes, emu::kFullMask, &mine, at);
+  return mine.lowest;
 }
 
 // --- programmatic dependent launch

@@ -38,6 +38,20 @@ void apply_match(Engine&, int, uint32_t mask, void* const* lanes) {
   });
 }
 
+void apply_extremes(Engine&, int, uint32_t mask, void* const* lanes) {
+  uint32_t lowest = ~0u, highest = 0;
+  each_lane(mask, [&](int lane) {
+    const uint32_t value = static_cast<Extremes*>(lanes[lane])->value;
+    if (value < lowest) lowest = value;
+    if (value > highest) highest = value;
+  });
+  each_lane(mask, [&](int lane) {
+    Extremes& mine = *static_cast<Extremes*>(lanes[lane]);
+    mine.lowest = lowest;
+    mine.highest = highest;
+  });
+}
+
 }  // namespace emu
 
 namespace {

@@ -6,19 +6,27 @@
 
 namespace smoe::cu {
 
-// How K1 and P1 cut the router's matrix: blocks of kRouterRows experts, whose kRouterWarps warps take chunks of
-// kRouterChunk columns.
+// How K1 and P1 cut the router's matrix: blocks of kRouterRows experts, or twice as many where there are many; chunks
+// of kRouterChunk columns; ranges of chunks, which the kRouterWarps warps of a block share.
 constexpr int kRouterRows = 16, kRouterWarps = 8, kRouterChunk = 32;
 
-// Blocks along K, so that the grid of K1 has about `target` blocks. A function of E and H alone: the order of
-// additions, and with it a token's logits, must not depend on the number of tokens.
+// Row tiles of one block of K1. Two where the inputs of 64 tokens would otherwise be read by more than eight rows of
+// blocks.
+inline int route_row_tiles(int64_t experts) { return experts > 8 * kRouterRows ? 2 : 1; }
+
+// Ranges of K, so that the grid of K1 has about `target` blocks. A function of E and H alone: the order of additions,
+// and with it a token's logits, must not depend on the number of tokens.
 inline int route_splits(int64_t experts, int64_t hidden, int target = 128) {
-  const int64_t row_blocks = (experts + kRouterRows - 1) / kRouterRows;
+  const int64_t rows = kRouterRows * route_row_tiles(experts);
+  const int64_t row_blocks = (experts + rows - 1) / rows;
   const int64_t chunks = (hidden + kRouterChunk - 1) / kRouterChunk;
   const int64_t most = (chunks + kRouterWarps - 1) / kRouterWarps;
   const int64_t wanted = target / row_blocks < 1 ? 1 : target / row_blocks;
   return static_cast<int>(wanted < most ? wanted : most);
 }
+
+// Ranges are added up in at most four parts, then the parts: P1 has blocks that walk a whole part.
+SMOE_HD constexpr int route_part(int splits) { return (splits + 3) / 4; }
 
 // What one warp, which routes a token, may hold.
 constexpr int kRouteMaxExperts = 1024, kRouteMaxSlots = 32, kRouteMaxGroups = 32;
@@ -84,8 +92,26 @@ struct DispatchGivenArgs {
 
 // P1: logits and selection of any number of tokens, and per block of kRouteManyTokens tokens how many go to each
 // expert. The sums over K run in the order of K1 (the same `splits`), so that a token's experts do not depend on the
-// number of tokens.
+// number of tokens. Two launches: sums over ranges or parts of K, then the selection.
 constexpr int kRouteManyTokens = 32;
+constexpr int kManyTileTokens = 64;
+inline int64_t route_many_rows(int64_t experts) { return experts <= 16 ? 16 : experts <= 64 ? 64 : 128; }
+// Token tiles from which on blocks walk a part of K; before, they walk a range each, which would otherwise leave SMs
+// without a block.
+inline int64_t route_many_tiles(int64_t experts, int splits) {
+  const int64_t rows = route_many_rows(experts), part = route_part(splits);
+  const int64_t blocks = (experts + rows - 1) / rows * ((splits + part - 1) / part);
+  return (128 + blocks - 1) / blocks;
+}
+inline int route_many_run(int64_t tokens, int64_t experts, int splits) {
+  return tokens > (route_many_tiles(experts, splits) - 1) * kManyTileTokens ? route_part(splits) : 1;
+}
+// Floats of RouteManyArgs::partials for up to so many tokens.
+inline int64_t route_many_partials(int64_t tokens, int64_t experts, int splits) {
+  const int64_t few = (route_many_tiles(experts, splits) - 1) * kManyTileTokens, part = route_part(splits);
+  const int64_t ranges = splits * (tokens < few ? tokens : few), parts = (splits + part - 1) / part * tokens;
+  return (ranges > parts ? ranges : parts) * experts;
+}
 struct RouteManyArgs {
   const float* x = nullptr;  // [T, H]
   const void* w = nullptr;   // [E, H]
@@ -95,6 +121,8 @@ struct RouteManyArgs {
   int64_t tokens = 0, hidden = 0;
   int splits = 1;
   RouterConfig config;
+  float* partials = nullptr;  // scratch, route_many_partials()
+  int run = 0;                // route_many_run(), by the launch
   RoutingOut routing;
   float* logits = nullptr;       // [T, E] or null
   int32_t* histogram = nullptr;  // [ceil(T / kRouteManyTokens), E]

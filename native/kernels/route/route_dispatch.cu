@@ -5,11 +5,22 @@
 
 namespace smoe::cu {
 
+namespace {
+
+template <int M, int R>
+int launch_k1(Stream stream, const RouteDispatchArgs& args) {
+  const int64_t experts = args.config.experts;
+  return launch(stream, {route_blocks(experts, args.splits), kRouteThreads, route_shared_bytes<M>(experts), true},
+                args.w_f32 ? &route_dispatch<float, M, R> : &route_dispatch<bf16, M, R>, args);
+}
+
+}  // namespace
+
 int launch_route_dispatch(Stream stream, const RouteDispatchArgs& args) {
   const int64_t experts = args.config.experts;
   if (experts <= 0) return 0;
-  return launch(stream, {route_blocks(experts, args.splits), kRouteThreads, route_shared_bytes(experts), true},
-                args.w_f32 ? &route_dispatch<float> : &route_dispatch<bf16>, args);
+  if (route_row_tiles(experts) == 1) return launch_k1<1, 4>(stream, args);
+  return experts <= 256 ? launch_k1<2, 8>(stream, args) : launch_k1<2, 32>(stream, args);
 }
 
 int launch_dispatch_given(Stream stream, const DispatchGivenArgs& args) {

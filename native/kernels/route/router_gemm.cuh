@@ -1,13 +1,26 @@
-// Router logits of up to 64 tokens on tensor cores, as partial sums over K (specs/cuda-kernels.md 2.3). Weight rows are
-// the A operand, tokens the columns.
+// Router logits on tensor cores, as sums over parts of K (specs/cuda-kernels.md 2.3). Weight rows are the A operand,
+// tokens the columns. The order of additions of one logit, which K1 and P1 share:
+//   a share of a range: its chunks of 32 columns one after another in the accumulator of one tensor instruction,
+//   a range:            its kRouterWarps shares (K1: the warps of a block),
+//   a part:             route_part() ranges (K1: blocks),
+//   the logit:          the parts, then the bias;
+// each sum starts at 0. Ranges and shares follow one another along K.
 #pragma once
 
-#include "cuda/cu.h"
-#include "kernels/route/route_args.h"
+#include "kernels/route/route_select.cuh"
 
 namespace smoe::cu {
 
-constexpr int kRouterTokens = 64;  // eight tiles of eight
+struct Chunks {
+  int begin, end;
+};
+SMOE_DEVICE int router_chunks(int64_t hidden) { return static_cast<int>((hidden + kRouterChunk - 1) / kRouterChunk); }
+SMOE_DEVICE Chunks router_range(int chunks, int splits, int split) {
+  return {static_cast<int>(off(chunks, split) / splits), static_cast<int>(off(chunks, split + 1) / splits)};
+}
+SMOE_DEVICE int share_begin(Chunks range, int share) {
+  return range.begin + (range.end - range.begin) * share / kRouterWarps;
+}
 
 // An f32 value is the exact sum of three bf16 (3 x 8 significant bits); a bf16 value is its own first part. Products of
 // parts i and j with i + j <= 2 leave out only what lies below 2^-24 of the product: logits keep f32 accuracy, which
@@ -15,58 +28,135 @@ constexpr int kRouterTokens = 64;  // eight tiles of eight
 template <class T>
 constexpr int router_parts = sizeof(T) == 4 ? 3 : 1;
 
-// Eight consecutive elements of a row, split: part[p][i] holds elements 2i and 2i+1. The four pairs are used as the k
-// pairs of two m16n8k16 steps. Which logical k a column gets does not matter as long as A and B agree, and this way
-// every lane reads 16 or 32 contiguous bytes.
-SMOE_DEVICE void router_load(const bf16* row, bool real, uint32_t (&part)[1][4]) {
-  const U32x4 v = real ? ldg(reinterpret_cast<const U32x4*>(row)) : U32x4{{0, 0, 0, 0}};
-  for (int i = 0; i < 4; ++i) part[0][i] = v.x[i];
+// Eight consecutive elements of a row, 16 bytes at a time.
+template <class T>
+constexpr int router_words = sizeof(T) / 2;
+
+// The same, split: part[p][i] holds elements 2i and 2i+1. The four pairs are used as the k pairs of two m16n8k16 steps.
+// Which logical k a column gets does not matter as long as A and B agree, and this way every lane reads 16 or 32
+// contiguous bytes.
+SMOE_DEVICE void router_split(const U32x4 (&raw)[1], uint32_t (&part)[1][4]) {
+  SMOE_UNROLL
+  for (int i = 0; i < 4; ++i) part[0][i] = raw[0].x[i];
 }
-SMOE_DEVICE void router_load(const float* row, bool real, uint32_t (&part)[3][4]) {
-  for (int half = 0; half < 2; ++half) {
-    const U32x4 v = real ? ldg(reinterpret_cast<const U32x4*>(row + 4 * half)) : U32x4{{0, 0, 0, 0}};
-    for (int i = 0; i < 2; ++i) {
-      float low = bit_cast<float>(v.x[2 * i]), high = bit_cast<float>(v.x[2 * i + 1]);
-      for (int p = 0; p < 3; ++p) {
-        const bf16 l = to_bf16(low), h = to_bf16(high);
-        part[p][2 * half + i] = pack2(l, h);
-        low -= to_float(l);
-        high -= to_float(h);
+SMOE_DEVICE void router_split(const U32x4 (&raw)[2], uint32_t (&part)[3][4]) {
+  SMOE_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    float low = bit_cast<float>(raw[i / 2].x[2 * (i % 2)]), high = bit_cast<float>(raw[i / 2].x[2 * (i % 2) + 1]);
+    SMOE_UNROLL
+    for (int p = 0; p < 3; ++p) {
+      const uint32_t both = round_bf16x2(low, high);
+      part[p][i] = both;
+      low -= bit_cast<float>(both << 16);
+      high -= bit_cast<float>(both & 0xFFFF0000u);
+    }
+  }
+}
+
+// Rows g and g + 8 of a row tile, split.
+template <class W>
+struct RouterRows {
+  uint32_t upper[router_parts<W>][4], lower[router_parts<W>][4];
+};
+
+// acc[m][n] += W[tile m][chunk] X[tile n][chunk]^T. The tiles innermost: a tensor instruction waits for the one before
+// it on the same accumulator.
+template <class W, int M, int N>
+SMOE_DEVICE void router_multiply(const RouterRows<W> (&rows)[M], const uint32_t (&column)[N][3][4],
+                                 float (&acc)[M][N][4]) {
+  SMOE_UNROLL
+  for (int p = 0; p < router_parts<W>; ++p) {
+    SMOE_UNROLL
+    for (int q = 0; q < router_parts<float>; ++q) {
+      if (p + q > 2) continue;
+      SMOE_UNROLL
+      for (int step = 0; step < 2; ++step) {
+        SMOE_UNROLL
+        for (int m = 0; m < M; ++m) {
+          const uint32_t a[4] = {rows[m].upper[p][2 * step], rows[m].lower[p][2 * step], rows[m].upper[p][2 * step + 1],
+                                 rows[m].lower[p][2 * step + 1]};
+          SMOE_UNROLL
+          for (int n = 0; n < N; ++n) {
+            const uint32_t b[2] = {column[n][q][2 * step], column[n][q][2 * step + 1]};
+            mma_bf16(acc[m][n], a, b);
+          }
+        }
       }
     }
   }
 }
 
-// acc[tile] += W[row0 .. row0+15][K range] X[8 tile .. 8 tile+7][K range]^T for this warp's chunks of [begin, end).
-template <class W>
-SMOE_DEVICE void router_tile(const W* w, const float* x, int row0, int experts, int tokens, int64_t hidden,
-                             int64_t begin, int64_t end, float (&acc)[kRouterTokens / 8][4]) {
-  const int g = lane() / 4, t = lane() % 4;
-  for (int64_t k0 = begin + warp() * kRouterChunk; k0 < end; k0 += kRouterWarps * kRouterChunk) {
-    const int64_t k = k0 + 8 * t;
-    uint32_t upper[router_parts<W>][4], lower[router_parts<W>][4];
-    router_load(w + off(row0 + g, hidden) + k, row0 + g < experts && k < end, upper);
-    router_load(w + off(row0 + g + 8, hidden) + k, row0 + g + 8 < experts && k < end, lower);
+// Sums of N neighbouring logits: ranges are added up `part` at a time, then the parts. stride: floats between ranges.
+// All loads of usual models are under way at once.
+constexpr int kRouterLoads = 16;
+template <int N>
+struct alignas(4 * N) RouterWord {
+  uint32_t x[N];
+};
+template <int N>
+struct RouterSums {
+  float logit[N];
+};
+template <int N>
+SMOE_DEVICE RouterSums<N> router_sum(const float* range, int64_t stride, int ranges, int part) {
+  using Word = RouterWord<N>;
+  RouterSums<N> total{}, sum{};
+  int left = part;
+  SMOE_UNROLL1
+  for (int first = 0; first < ranges; first += kRouterLoads) {
+    Word value[kRouterLoads];
     SMOE_UNROLL
-    for (int tile = 0; tile < kRouterTokens / 8; ++tile) {
-      if (tile * 8 >= tokens) break;
-      const int token = tile * 8 + g;
-      uint32_t column[router_parts<float>][4];
-      router_load(x + off(token, hidden) + k, token < tokens && k < end, column);
+    for (int i = 0; i < kRouterLoads; ++i) {
+      value[i] = Word{};
+      if (first + i < ranges) value[i] = ldg(reinterpret_cast<const Word*>(range + (first + i) * stride));
+    }
+    SMOE_UNROLL
+    for (int i = 0; i < kRouterLoads; ++i) {
       SMOE_UNROLL
-      for (int p = 0; p < router_parts<W>; ++p) {
+      for (int n = 0; n < N; ++n) {
+        sum.logit[n] += bit_cast<float>(value[i].x[n]);  // zeros past the end change nothing: the sum began with +0
+      }
+      if (--left == 0) {
         SMOE_UNROLL
-        for (int q = 0; q < router_parts<float>; ++q) {
-          if (p + q > 2) continue;
-          for (int step = 0; step < 2; ++step) {
-            const uint32_t a[4] = {upper[p][2 * step], lower[p][2 * step], upper[p][2 * step + 1],
-                                   lower[p][2 * step + 1]};
-            const uint32_t b[2] = {column[q][2 * step], column[q][2 * step + 1]};
-            mma_bf16(acc[tile], a, b);
-          }
+        for (int n = 0; n < N; ++n) {
+          total.logit[n] += sum.logit[n];
+          sum.logit[n] = 0;
         }
+        left = part;
       }
     }
+  }
+  SMOE_UNROLL
+  for (int n = 0; n < N; ++n) total.logit[n] += sum.logit[n];
+  return total;
+}
+
+// `count` logits, of tokens with `experts` each, from the sums at `range`, by `threads` threads of which this is number
+// `thread`: sanitised into shared memory, and as they are to `trace` unless it is null.
+template <int N>
+SMOE_DEVICE void router_finish_by(const float* range, int64_t stride, int ranges, int part, const float* bias,
+                                  int experts, int count, int thread, int threads, float* logits, float* trace) {
+  SMOE_UNROLL1
+  for (int i = thread * N; i < count; i += threads * N) {
+    RouterSums<N> sums = router_sum<N>(range + i, stride, ranges, part);
+    if (bias != nullptr) {
+      const int expert = i % experts;  // of the first: N divides `experts`
+      SMOE_UNROLL
+      for (int n = 0; n < N; ++n) sums.logit[n] += ldg(bias + expert + n);
+    }
+    SMOE_UNROLL
+    for (int n = 0; n < N; ++n) {
+      if (trace != nullptr) stg(trace + i + n, sums.logit[n]);
+      sts(logits + i + n, route_sanitised(sums.logit[n]));
+    }
+  }
+}
+SMOE_DEVICE void router_finish(const float* range, int64_t stride, int ranges, int part, const float* bias, int experts,
+                               int count, int thread, int threads, float* logits, float* trace) {
+  if (experts % 4 == 0 && count > threads) {
+    router_finish_by<4>(range, stride, ranges, part, bias, experts, count, thread, threads, logits, trace);
+  } else {
+    router_finish_by<1>(range, stride, ranges, part, bias, experts, count, thread, threads, logits, trace);
   }
 }
 

@@ -143,9 +143,10 @@ class DeviceArray {
     if (count_ > 0 && region_->data != nullptr) memory_->copy_out(values.data(), region_->data, count_ * sizeof(T));
     return values;
   }
-  // Bytes of elements that hold nothing but the pattern: half an f32 has its bits now and then.
+  // Bytes of elements that hold nothing but the pattern: half an f32 has its bits now and then. So do two codes of a
+  // byte each (-15, -1), one pair in 65536, but hardly four; kernels store codes a word at a time or more.
   size_t unwritten_bytes() const {
-    constexpr size_t kStep = sizeof(T) < sizeof kPoison ? sizeof kPoison : sizeof(T);
+    constexpr size_t kStep = sizeof(T) == 1 ? 4 : sizeof(T);
     const std::vector<T> values = download();
     const auto* const bytes = reinterpret_cast<const unsigned char*>(values.data());
     size_t unwritten = 0;
