@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 
 #include "kernels/experts/code_place.h"
 
@@ -241,7 +240,7 @@ void MoeRig::decode(int layer, int tokens, int64_t first) {
   up.bf16_only = format_.format == AtomFormat::Bf16;
   up.max_tokens = max_tokens;
   up.slots = shape_.k;
-  up.blocks = (std::getenv("SMOE_B") ? std::atoi(std::getenv("SMOE_B")) : 2) * device_.info().sms;
+  up.blocks = 2 * device_.info().sms;
   up.plan = plan;
   DownCombineArgs down;
   down.weights = w.down.table();
