@@ -2,8 +2,8 @@
 // is that of a warp's part of m64k16; activation rows gathered into 128-byte swizzled B tiles (specs/cuda-kernels.md
 // 2.1, 2.6, 2.7).
 //
-// One producer warpgroup fills a ring of stages of 64 columns, two consumer warpgroups multiply. Per stage of the largest
-// tile, 128 weight rows x 256 rows of x, on one SM:
+// One producer warpgroup fills a ring of stages of 64 columns, two consumer warpgroups multiply. Per stage of the
+// largest tile, 128 weight rows x 256 rows of x, on one SM:
 //   tensor cores    8 wgmma m64n256k16 at 128 clk                                                        = 1024 clk
 //   shared memory   16 KB weights in and out to registers, 32 KB x in, 8 x 8 KB read by wgmma, 128 B/clk = 1024 clk
 //   L2              48 KB in 1024 clk = 48 B/clk of about 39 that all SMs together get (9.2 TB/s, measured on an H200)
@@ -33,7 +33,7 @@ struct HopperShape {
       W * (4 * store_floats(M) * 4 > kGroupStore ? 4 * store_floats(M) * 4 : kGroupStore);
   static constexpr int kPrefix = kScratch + kScratchBytes;               // the tile list
   static constexpr int kRows = kPrefix + (2 * kGroupedExperts + 2) * 4;  // of x, of the tile being copied
-  static constexpr int kRowList = (TN / 4 + 11) / 12 * 16;  // of a warp that copies x: whole batches of groups of four
+  static constexpr int kRowList = (TN / 16 + 2) / 3 * 16;                // of a warp that copies x
   // For every stage: everything has landed; x has; all have read it.
   static constexpr int kBars = kRows + 3 * kRowList * 8, kBytes = kBars + 3 * kStages * 8;
   static_assert(kStageBytes % 1024 == 0 && kBars % 8 == 0 && kBytes <= 232448, "fits one block of sm_90");
@@ -139,12 +139,13 @@ struct HopperRing {
 // waits for each stage's x, fences, and passes it on, when it begins the stage kHopperLag further on. By then x has
 // had the time of a stage to land, and consumers need it only after the stage that they have just begun.
 
-// Lane b copies row block b. Past the matrix, at its edges, others stand in, which are finite where the real ones are:
-// rows whose sums nobody stores, columns where x is zero.
+// Past the matrix, at its edges, others stand in, which are finite where the real ones are: rows whose sums nobody
+// stores, columns where x is zero.
 template <int TN, int M, int W>
 SMOE_DEVICE void copy_weights(const GroupedGemmArgs& args, const HopperTiles& list, HopperRing<TN, M, W> ring) {
   using S = HopperShape<TN, M, W>;
-  const int atoms = static_cast<int>(atoms_along(args.k)), last = grouped_blocks(args) - 1;
+  const int atoms = static_cast<int>(atoms_along(args.k)), blocks = grouped_blocks(args);
+  const int64_t pitch = off(atoms, 32);
   HopperRing<TN, M, W> behind = ring;
   int pending = 0;  // stages whose x has not been passed on
   const auto pass_on = [&] {
@@ -156,56 +157,67 @@ SMOE_DEVICE void copy_weights(const GroupedGemmArgs& args, const HopperTiles& li
   };
   for (int index = bid(); index < list.tiles; index += nblocks()) {
     const GroupedTile tile = ordered_tile<TN>(args, S::kBlocks, list, index);
-    const int mine = tile.block0 + lane() < last ? tile.block0 + lane() : last;
-    const U32x4* const block = ldg(&(args.weights + tile.expert)->atoms) + off(mine, atoms) * 32;
+    const U32x4* const matrix = ldg(&(args.weights + tile.expert)->atoms);
+    const U32x4* from =
+        reinterpret_cast<const U32x4*>(shfl(reinterpret_cast<uintptr_t>(matrix + off(tile.block0, pitch)), 0));
+    const int beyond = shfl(blocks - tile.block0, 0);  // first block past the matrix
     SMOE_UNROLL1
     for (int atom = 0; atom < atoms; atom += kHopperAtoms) {
-      uint64_t* const full = ring.full(ring.stage);
-      mbar_wait(ring.empty(ring.stage), ring.parity ^ 1);
+      uint64_t* const full = ring.full(shfl(ring.stage, 0));
+      mbar_wait(full + 2 * S::kStages, ring.parity ^ 1);
       if (pending == kHopperLag) {
         pass_on();
       } else {
         ++pending;
         fence_proxy_async();
+        sync_warp();
       }
       // Behind a fence: what consumers read as generic loads is now written through the async proxy.
       if (lane() == 0) mbar_arrive_expect(full, S::kWeightBytes);
       sync_warp();
-      if (lane() < S::kBlocks) {
-        unsigned char* const to = ring.weights() + lane() * (kHopperAtoms * 512);
-        const int real = atoms - atom < kHopperAtoms ? atoms - atom : kHopperAtoms;
-        bulk_g2s(to, block + atom * 32, static_cast<uint32_t>(real * 512), full, false);
-        SMOE_UNROLL1
-        for (int i = real; i < kHopperAtoms; ++i) bulk_g2s(to + i * 512, block, 512, full, false);
+      unsigned char* const to = ring.base + shfl(ring.stage, 0) * S::kStageBytes;
+      const int real = atoms - atom < kHopperAtoms ? atoms - atom : kHopperAtoms;
+      SMOE_UNROLL4
+      for (int b = 0; b < S::kBlocks; ++b) {
+        bulk_g2s_warp(to + b * (kHopperAtoms * 512), from + (b < beyond ? b : 0) * pitch,
+                      static_cast<uint32_t>(real * 512), full);
       }
-      sync_warp();
+      SMOE_UNROLL1
+      for (int i = real; i < kHopperAtoms; ++i) {
+        SMOE_UNROLL1
+        for (int b = 0; b < S::kBlocks; ++b) {
+          bulk_g2s_warp(to + (b * kHopperAtoms + i) * 512, from + (b < beyond ? b : 0) * pitch, 512, full);
+        }
+      }
+      from += kHopperAtoms * 32;
       ring.advance();
     }
   }
   for (; pending > 0; --pending) pass_on();
 }
 
-// Warp w of three copies rows 4 g to 4 g + 3 of x for g = w, w + 3, ..., a lane chunk lane() % 8 of one. Where rows
-// begin is listed in shared memory: a thread has up to 22 of them and few registers.
+// Warp w of three copies rows 16 u to 16 u + 15 of x for u = w, w + 3, ..., four rows at a time, a lane chunk
+// lane() % 8 of one. Where rows begin is listed in shared memory: a thread has up to 24 of them and few registers.
 template <int TN, int M, int W>
 SMOE_DEVICE void copy_rows(const GroupedGemmArgs& args, const HopperTiles& list, HopperRing<TN, M, W> ring) {
   using S = HopperShape<TN, M, W>;
-  constexpr int kBatch = 2, kRounds = (S::kRowList + 31) / 32;
+  constexpr int kRounds = (S::kRowList + 31) / 32;
   const int atoms = static_cast<int>(atoms_along(args.k));
-  const int part = warp() - 1, chunk = lane() % 8, in_group = lane() / 8;
-  const int row0 = 4 * part + in_group, place = row0 * 128 + (chunk ^ row0 % 8) * 16;
-  const int flip = (place & 64) == 0 ? 64 : -64;
+  const int part = warp() - 1, chunk = lane() % 8, in_four = lane() / 8;
+  // Of the first and the third four rows; of the second and the fourth, whose numbers' third bit is set.
+  const int place = part * 2048 + in_four * 128 + (chunk ^ in_four) * 16;
+  const int turned = part * 2048 + in_four * 128 + (chunk ^ in_four ^ 4) * 16 + 512;
   const unsigned char** const rows = reinterpret_cast<const unsigned char**>(ring.base + S::kRows) + part * S::kRowList;
-  const unsigned char* const* const mine = rows + in_group;  // of group part + 3 i at 4 i
+  const unsigned char* const* const mine = rows + in_four;
   for (int index = bid(); index < list.tiles; index += nblocks()) {
     const GroupedTile tile = ordered_tile<TN>(args, S::kBlocks, list, index);
-    const int count = tile.stop - tile.row0, groups = (tile_columns<TN>(count) / 4 - part + 2) / 3;
+    const int count = tile.stop - tile.row0, units = (tile_columns<TN>(count) / 16 - part + 2) / 3;
     sync_warp();  // the list of the tile before has been read
     int32_t row[kRounds];
     SMOE_UNROLL
     for (int i = 0; i < kRounds; ++i) {
-      int at = 12 * (8 * i + lane() / 4) + 4 * part + lane() % 4;
-      if (at >= count) at = 0;  // any that exists
+      int at = 48 * (2 * i + lane() / 16) + 16 * part + lane() % 16;
+      if (at >= count) at = 0;  // any that exists: nobody stores what comes of it
       at += tile.row0;
       row[i] = args.gather != nullptr ? ldg(args.gather + at) : at;
     }
@@ -218,27 +230,26 @@ SMOE_DEVICE void copy_rows(const GroupedGemmArgs& args, const HopperTiles& list,
     SMOE_UNROLL1
     for (int atom = 0; atom < atoms; atom += kHopperAtoms) {
       mbar_wait(ring.empty(ring.stage), ring.parity ^ 1);
-      unsigned char* const to = ring.rows() + place;
-      const int k = atom * kAtomCols + chunk * 8, real = k < args.k ? count - place / 128 : 0;
-      const uint32_t offset = k < args.k ? 2 * static_cast<uint32_t>(k) : 0;
-      // The next few addresses are read while these are used: one by one, each would be waited for.
-      const unsigned char* from[kBatch];
+      const int k = atom * kAtomCols + chunk * 8;
+      const bool inside = k < args.k;
+      const uint32_t offset = inside ? 2 * static_cast<uint32_t>(k) : 0;
+      unsigned char *even = ring.rows() + place, *odd = ring.rows() + turned;
+      // The next four addresses are read while these are used: one by one, each would be waited for.
+      const unsigned char* from[4];
       SMOE_UNROLL
-      for (int i = 0; i < kBatch; ++i) from[i] = lds(mine + 4 * i);
+      for (int i = 0; i < 4; ++i) from[i] = lds(mine + 4 * i);
       SMOE_UNROLL1
-      for (int first = 0; first < groups; first += kBatch) {
-        const int ahead = 4 * first + 8 * kBatch <= S::kRowList ? first + kBatch : 0;
-        const unsigned char* next[kBatch];
+      for (int u = 0; u < units; ++u) {
+        const unsigned char* const* const ahead = mine + (u + 1 < S::kRowList / 16 ? u + 1 : 0) * 16;
+        const unsigned char* next[4];
         SMOE_UNROLL
-        for (int i = 0; i < kBatch; ++i) next[i] = lds(mine + 4 * (ahead + i));
+        for (int i = 0; i < 4; ++i) next[i] = lds(ahead + 4 * i);
         SMOE_UNROLL
-        for (int i = 0; i < kBatch; ++i) {
-          // Twelve rows on, the third bit of the row and with it that of the chunk's place is the other.
-          unsigned char* const at = to + (first + i) * 1536 + (i % 2 == 0 ? 0 : flip);
-          if (first + i < groups) cp16(at, from[i] + offset, 12 * (first + i) < real);
+        for (int i = 0; i < 4; ++i) {
+          cp16((i % 2 == 0 ? even : odd) + i / 2 * 1024, from[i] + offset, inside);
+          from[i] = next[i];
         }
-        SMOE_UNROLL
-        for (int i = 0; i < kBatch; ++i) from[i] = next[i];
+        even += 3 * 2048, odd += 3 * 2048;
       }
       cp_arrive(ring.copied(ring.stage));
       ring.advance();
