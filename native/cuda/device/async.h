@@ -79,18 +79,6 @@ SMOE_DEVICE void bulk_g2s(void* to, const void* from, uint32_t bytes, uint64_t* 
       "l"(from), "r"(bytes), "r"(shared_address(bar)), "l"(policy)
       : "memory");
 }
-// One copy by a whole warp, whose lanes all give the same. Values that the compiler knows to be the same, of arguments
-// and of shfl from a fixed lane, keep it from going through the lanes one by one, which takes 75 clocks a copy.
-SMOE_DEVICE void bulk_g2s_warp(void* to, const void* from, uint32_t bytes, uint64_t* bar) {
-  asm volatile(
-      "{\n"
-      ".reg .pred one;\n"
-      "elect.sync _|one, 0xFFFFFFFF;\n"
-      "@one cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n"
-      "}\n" ::"r"(shared_address(to)),
-      "l"(from), "r"(bytes), "r"(shared_address(bar))
-      : "memory");
-}
 SMOE_DEVICE void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 SMOE_DEVICE void fence_mbar_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
@@ -100,7 +88,6 @@ SMOE_DEVICE void fence_mbar_init() { asm volatile("fence.mbarrier_init.release.c
 SMOE_DEVICE void mbar_arrive_expect(uint64_t*, uint32_t) { __trap(); }
 SMOE_DEVICE void mbar_wait(uint64_t*, uint32_t) { __trap(); }
 SMOE_DEVICE void bulk_g2s(void*, const void*, uint32_t, uint64_t*, bool = true) { __trap(); }
-SMOE_DEVICE void bulk_g2s_warp(void*, const void*, uint32_t, uint64_t*) { __trap(); }
 SMOE_DEVICE void fence_proxy_async() {}
 SMOE_DEVICE void fence_mbar_init() {}
 

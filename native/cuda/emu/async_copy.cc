@@ -2,7 +2,7 @@
 // its bytes move: eager mode moves them at once, lazy mode at the last moment.
 #include <cstring>
 
-#include "cuda/emu/memory.h"
+#include "cuda/emu/engine.h"
 
 namespace smoe::cu::emu {
 namespace {
@@ -188,16 +188,6 @@ void Engine::bulk_copy(void* to, const void* from, uint32_t bytes, void* bar, Si
   } else {
     land(task);
   }
-}
-
-void apply_bulk_copy(Engine& engine, int warp, uint32_t, void* const* lanes) {
-  const BulkCopy& first = *static_cast<BulkCopy*>(lanes[0]);
-  for (int lane = 1; lane < 32; ++lane) {
-    const BulkCopy& mine = *static_cast<BulkCopy*>(lanes[lane]);
-    if (mine.to == first.to && mine.from == first.from && mine.bytes == first.bytes && mine.bar == first.bar) continue;
-    engine.fault_at(Fault::DivergentCollective, first.site, warp, 1u << lane, "bulk copies differ between lanes");
-  }
-  engine.bulk_copy(first.to, first.from, first.bytes, first.bar, first.site);
 }
 
 void Engine::land(const CopyTask& task) {

@@ -4,18 +4,6 @@
 #include "cuda/emu/threads.h"
 
 namespace smoe::cu {
-namespace emu {
-
-struct BulkCopy {
-  void* to;
-  const void* from;
-  uint32_t bytes;
-  uint64_t* bar;
-  Site site;
-};
-void apply_bulk_copy(Engine& engine, int warp, uint32_t, void* const* lanes);
-
-}  // namespace emu
 
 #define SMOE_SMEM_DYN(type, pointer) \
   type* const pointer = reinterpret_cast<type*>(::smoe::cu::emu::engine().dynamic_shared())
@@ -101,11 +89,6 @@ inline void mbar_wait(uint64_t* bar, uint32_t parity, emu::Site at = emu::Site::
 inline void bulk_g2s(void* to, const void* from, uint32_t bytes, uint64_t* bar, bool = true,
                      emu::Site at = emu::Site::here()) {
   emu::engine().bulk_copy(to, from, bytes, bar, at);
-}
-// One copy by a whole warp, whose lanes all give the same.
-inline void bulk_g2s_warp(void* to, const void* from, uint32_t bytes, uint64_t* bar, emu::Site at = emu::Site::here()) {
-  emu::BulkCopy mine{to, from, bytes, bar, at};
-  emu::engine().collective(&emu::apply_bulk_copy, emu::kFullMask, &mine, at);
 }
 
 // --- fences and tickets
