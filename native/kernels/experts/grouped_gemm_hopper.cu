@@ -27,7 +27,6 @@ int launch_grouped_gemm_hopper(Stream stream, const GroupedGemmArgs& args) {
   if (args.max_rows <= 0 || args.experts <= 0 || args.features <= 0) return 0;
   if (!supported(args)) return launch_grouped_gemm(stream, args);
   const int64_t groups = args.max_groups > 0 ? args.max_groups : 1, rows = args.max_rows / groups;
-  if (rows > 96) return launch_tiles<256, 1, 2>(stream, args);
   if (rows > 64) return launch_tiles<128, 2, 2>(stream, args);
   if (rows > 32) return launch_tiles<64, 2, 2>(stream, args);
   if (rows > 16) return launch_tiles<32, 1, 2>(stream, args);

@@ -2,14 +2,14 @@
 // is that of a warp's part of m64k16; activation rows gathered into 128-byte swizzled B tiles (specs/cuda-kernels.md
 // 2.1, 2.6, 2.7).
 //
-// One producer warpgroup fills a ring of stages of 64 columns, two consumer warpgroups multiply. Per stage of the largest
-// tile, 128 weight rows x 256 rows of x, on one SM:
-//   tensor cores    8 wgmma m64n256k16 at 128 clk                                                        = 1024 clk
-//   shared memory   16 KB weights in and out to registers, 32 KB x in, 8 x 8 KB read by wgmma, 128 B/clk = 1024 clk
-//   L2              48 KB in 1024 clk = 48 B/clk of about 39 that all SMs together get (9.2 TB/s, measured on an H200)
-// so that L2 holds it at about 80 % of the 989 TFLOP/s peak, where power does, too. Registers of a consumer: 128 sums,
-// 2 x 8 of A for each width of a tile, addresses. The ring holds 4 x 48 KB = 192 KB of 227: loads of three stages are
-// in flight, 144 KB, far above the 28 KB that latency times bandwidth asks for.
+// One producer warpgroup fills a ring of stages of 64 columns, two consumer warpgroups multiply. Per stage of the large
+// tile, 256 weight rows x 128 rows of x, on one SM:
+//   tensor cores    16 wgmma m64n128k16 at 64 clk                                                        = 1024 clk
+//   shared memory   32 KB weights in, 32 KB out to registers, 16 KB x in, 16 x 4 KB read by wgmma, 128 B/clk = 1152 clk
+//   L2              48 KB in 1152 clk = 43 B/clk; 39 is what all SMs together get (9.2 TB/s, measured on an H200)
+// Bulk copies of 2 KB from one warp, as the weights come, reach 6.4 TB/s together (measured): about 75 clk each, 1200
+// for the 16 of a stage. Registers of a consumer: 128 sums, 2 x 16 of A, addresses. The ring holds 4 x 48 KB = 192 KB
+// of 227: loads of three stages are in flight, 144 KB, far above the 28 KB that latency times bandwidth asks for.
 // Smaller tiles serve experts with fewer rows, where the weights' bytes are what costs: N shrinks, the ring stays deep.
 #pragma once
 
@@ -18,8 +18,7 @@
 namespace smoe::cu {
 
 constexpr int kHopperAtoms = 4, kHopperK = kHopperAtoms * kAtomCols;
-constexpr int kHopperCopiers = 96;  // threads that copy x
-constexpr int kHopperLag = 2;       // stages between beginning to copy x and passing it on
+constexpr int kHopperCopiers = 64;  // threads that copy x
 
 // TN rows of x; M m64 operands of each of W consumer warpgroups.
 template <int TN, int M, int W>
@@ -31,88 +30,17 @@ struct HopperShape {
   static constexpr int kScratch = kStages * kStageBytes;  // sums on their way out
   static constexpr int kScratchBytes =
       W * (4 * store_floats(M) * 4 > kGroupStore ? 4 * store_floats(M) * 4 : kGroupStore);
-  static constexpr int kPrefix = kScratch + kScratchBytes;               // the tile list
-  static constexpr int kRows = kPrefix + (2 * kGroupedExperts + 2) * 4;  // of x, of the tile being copied
-  static constexpr int kRowList = (TN / 4 + 11) / 12 * 16;  // of a warp that copies x: whole batches of groups of four
+  static constexpr int kPrefix = kScratch + kScratchBytes;           // tiles before each expert
+  static constexpr int kRows = kPrefix + (kGroupedExperts + 2) * 4;  // of x, of the tile being copied
   // For every stage: everything has landed; x has; all have read it.
-  static constexpr int kBars = kRows + 3 * kRowList * 8, kBytes = kBars + 3 * kStages * 8;
+  static constexpr int kBars = kRows + TN * 8, kBytes = kBars + 3 * kStages * 8;
   static_assert(kStageBytes % 1024 == 0 && kBars % 8 == 0 && kBytes <= 232448, "fits one block of sm_90");
 };
 
-// Columns that a tile with n real rows multiplies, and the next smaller choice. Five sets of A registers are what fits:
-// ptxas gives each its own.
+// Columns that a tile with n real rows multiplies.
 template <int TN>
 SMOE_DEVICE int tile_columns(int n) {
-  if (TN == 256) return n <= 128 ? 128 : n <= 144 ? 144 : n <= 192 ? 192 : n <= 224 ? 224 : 256;
   return TN >= 64 && n <= TN / 2 ? TN / 2 : TN;
-}
-template <int TN>
-SMOE_DEVICE int fewer_columns(int columns) {
-  if (TN == 256) return columns == 256 ? 224 : columns == 224 ? 192 : columns == 192 ? 144 : columns == 144 ? 128 : 0;
-  return TN >= 64 && columns == TN ? TN / 2 : 0;
-}
-
-// The tile list (grouped_tiles.cuh) with two differences. The tiles of an expert get the same number of rows, give or
-// take one. Experts with the widest tiles come first: blocks take tiles in turn, so each gets as many of every width.
-struct HopperTiles {
-  int32_t* prefix;  // [kGroupedExperts + 1] tiles before each place of the order; then the number of places
-  int tiles = 0;
-
-  SMOE_DEVICE int32_t* places() const { return prefix + kGroupedExperts + 1; }
-  SMOE_DEVICE int32_t* order() const { return prefix + kGroupedExperts + 2; }  // experts with rows
-};
-
-// By the whole block; keys: a number per expert, overwritten.
-template <int TN>
-SMOE_DEVICE void order_tiles(const GroupedGemmArgs& args, int tile_blocks, int32_t* keys, HopperTiles* list) {
-  for (int e = tid(); e < args.experts; e += nthreads()) {
-    const int rows = ldg(args.offset + e + 1) - ldg(args.offset + e), down = (rows + TN - 1) / TN;
-    sts(keys + e, rows > 0 ? down << 9 | tile_columns<TN>((rows + down - 1) / down) : 0);
-  }
-  sync();
-  const int across = (grouped_blocks(args) + tile_blocks - 1) / tile_blocks;
-  if (warp() == 1) {
-    int place = 0, before = 0;
-    for (int columns = TN; columns > 0; columns = fewer_columns<TN>(columns)) {
-      for (int base = 0; base < args.experts; base += 32) {
-        const int key = base + lane() < args.experts ? lds(keys + base + lane()) : 0;
-        const bool here = (key & 511) == columns;
-        int sum = here ? (key >> 9) * across : 0;
-        for (int d = 1; d < 32; d *= 2) {
-          const int lower = shfl_up(sum, d);
-          if (lane() >= d) sum += lower;
-        }
-        const uint32_t all_here = ballot(here);
-        const int at = place + popc(all_here & ((1u << lane()) - 1));
-        if (here) {
-          sts(list->order() + at, int32_t{base + lane()});
-          sts(list->prefix + at + 1, int32_t{before + sum});
-        }
-        place += popc(all_here);
-        before += shfl(sum, 31);
-      }
-    }
-    if (lane() == 0) {
-      sts(list->prefix, int32_t{0});
-      sts(list->places(), int32_t{place});
-    }
-  }
-  sync();
-  list->tiles = lds(list->prefix + lds(list->places()));
-}
-
-template <int TN>
-SMOE_DEVICE GroupedTile ordered_tile(const GroupedGemmArgs& args, int tile_blocks, const HopperTiles& list, int tile) {
-  int place = 0, end = lds(list.places());  // the last with prefix[place] <= tile
-  while (end - place > 1) {
-    const int middle = (place + end) / 2;
-    (lds(list.prefix + middle) <= tile ? place : end) = middle;
-  }
-  const int e = lds(list.order() + place), local = tile - lds(list.prefix + place);
-  const int first = ldg(args.offset + e), rows = ldg(args.offset + e + 1) - first, down = (rows + TN - 1) / TN;
-  const int across = local / down, at = local - across * down, each = rows / down, more = rows - each * down;
-  const int row0 = first + at * each + (at < more ? at : more);
-  return {e, row0, row0 + each + (at < more ? 1 : 0), across * tile_blocks};
 }
 
 template <int TN, int M, int W>
@@ -134,109 +62,98 @@ struct HopperRing {
   }
 };
 
-// --- producers. cp.async writes as generic stores do, wgmma reads through the async proxy, and a proxy fence waits for
-// every copy that its thread has in flight. So those who copy x never fence: the warp that copies the weights, in bulk,
-// waits for each stage's x, fences, and passes it on, when it begins the stage kHopperLag further on. By then x has
-// had the time of a stage to land, and consumers need it only after the stage that they have just begun.
-
-// Lane b copies row block b. Past the matrix, at its edges, others stand in, which are finite where the real ones are:
-// rows whose sums nobody stores, columns where x is zero.
+// --- producers. The first warp copies weights, lane b row block b. Past the matrix, at its edges, others stand in,
+// which are finite where the real ones are: rows whose sums nobody stores, columns where x is zero.
 template <int TN, int M, int W>
-SMOE_DEVICE void copy_weights(const GroupedGemmArgs& args, const HopperTiles& list, HopperRing<TN, M, W> ring) {
+SMOE_DEVICE void copy_weights(const GroupedGemmArgs& args, const int32_t* prefix, int tiles,
+                              HopperRing<TN, M, W> ring) {
   using S = HopperShape<TN, M, W>;
   const int atoms = static_cast<int>(atoms_along(args.k)), last = grouped_blocks(args) - 1;
-  HopperRing<TN, M, W> behind = ring;
-  int pending = 0;  // stages whose x has not been passed on
-  const auto pass_on = [&] {
-    mbar_wait(behind.copied(behind.stage), behind.parity);
-    fence_proxy_async();
-    sync_warp();
-    if (lane() == 0) mbar_arrive(behind.full(behind.stage));
-    behind.advance();
-  };
-  for (int index = bid(); index < list.tiles; index += nblocks()) {
-    const GroupedTile tile = ordered_tile<TN>(args, S::kBlocks, list, index);
+  for (int index = bid(); index < tiles; index += nblocks()) {
+    const GroupedTile tile = tile_at<TN>(args, S::kBlocks, prefix, index);
     const int mine = tile.block0 + lane() < last ? tile.block0 + lane() : last;
     const U32x4* const block = ldg(&(args.weights + tile.expert)->atoms) + off(mine, atoms) * 32;
     SMOE_UNROLL1
     for (int atom = 0; atom < atoms; atom += kHopperAtoms) {
       uint64_t* const full = ring.full(ring.stage);
       mbar_wait(ring.empty(ring.stage), ring.parity ^ 1);
-      if (pending == kHopperLag) {
-        pass_on();
-      } else {
-        ++pending;
-        fence_proxy_async();
-      }
-      // Behind a fence: what consumers read as generic loads is now written through the async proxy.
       if (lane() == 0) mbar_arrive_expect(full, S::kWeightBytes);
       sync_warp();
       if (lane() < S::kBlocks) {
         unsigned char* const to = ring.weights() + lane() * (kHopperAtoms * 512);
         const int real = atoms - atom < kHopperAtoms ? atoms - atom : kHopperAtoms;
+        fence_proxy_async();  // what consumers read as generic loads is now written through the async proxy
         bulk_g2s(to, block + atom * 32, static_cast<uint32_t>(real * 512), full, false);
         SMOE_UNROLL1
         for (int i = real; i < kHopperAtoms; ++i) bulk_g2s(to + i * 512, block, 512, full, false);
       }
-      sync_warp();
       ring.advance();
     }
   }
-  for (; pending > 0; --pending) pass_on();
 }
 
-// Warp w of three copies rows 4 g to 4 g + 3 of x for g = w, w + 3, ..., a lane chunk lane() % 8 of one. Where rows
-// begin is listed in shared memory: a thread has up to 22 of them and few registers.
+// cp.async writes as generic stores do, wgmma reads through the async proxy, and a proxy fence waits for every copy
+// that its thread has in flight. So those who copy never fence: one thread that copies nothing waits for each stage's
+// x, fences, and passes it on.
 template <int TN, int M, int W>
-SMOE_DEVICE void copy_rows(const GroupedGemmArgs& args, const HopperTiles& list, HopperRing<TN, M, W> ring) {
-  using S = HopperShape<TN, M, W>;
-  constexpr int kBatch = 2, kRounds = (S::kRowList + 31) / 32;
+SMOE_DEVICE void pass_on(const GroupedGemmArgs& args, int tiles, HopperRing<TN, M, W> ring) {
   const int atoms = static_cast<int>(atoms_along(args.k));
-  const int part = warp() - 1, chunk = lane() % 8, in_group = lane() / 8;
-  const int row0 = 4 * part + in_group, place = row0 * 128 + (chunk ^ row0 % 8) * 16;
-  const int flip = (place & 64) == 0 ? 64 : -64;
-  const unsigned char** const rows = reinterpret_cast<const unsigned char**>(ring.base + S::kRows) + part * S::kRowList;
-  const unsigned char* const* const mine = rows + in_group;  // of group part + 3 i at 4 i
-  for (int index = bid(); index < list.tiles; index += nblocks()) {
-    const GroupedTile tile = ordered_tile<TN>(args, S::kBlocks, list, index);
-    const int count = tile.stop - tile.row0, groups = (tile_columns<TN>(count) / 4 - part + 2) / 3;
+  for (int index = bid(); index < tiles; index += nblocks()) {
+    SMOE_UNROLL1
+    for (int atom = 0; atom < atoms; atom += kHopperAtoms) {
+      mbar_wait(ring.copied(ring.stage), ring.parity);
+      fence_proxy_async();
+      mbar_arrive(ring.full(ring.stage));
+      ring.advance();
+    }
+  }
+}
+
+// The last two warps copy x, a lane chunk lane() % 8 of every eighth row. Where rows begin is listed in shared memory:
+// a thread has up to 32 of them and few registers.
+template <int TN, int M, int W>
+SMOE_DEVICE void copy_rows(const GroupedGemmArgs& args, const int32_t* prefix, int tiles, HopperRing<TN, M, W> ring) {
+  using S = HopperShape<TN, M, W>;
+  constexpr int kBatch = TN / 8 < 4 ? TN / 8 : 4;
+  const int atoms = static_cast<int>(atoms_along(args.k));
+  const int half = warp() - 2, chunk = lane() % 8, first = 4 * half + lane() / 8;
+  const int swizzled = first * 128 + (chunk ^ first) * 16;
+  // Row 8 j + 4 half + i of the tile at 4 j + i of this warp's half; past the expert's rows any that exists.
+  const unsigned char** const list = reinterpret_cast<const unsigned char**>(ring.base + S::kRows) + half * (TN / 2);
+  const unsigned char* const* const mine = list + lane() / 8;
+  for (int index = bid(); index < tiles; index += nblocks()) {
+    const GroupedTile tile = even_tile_at<TN>(args, S::kBlocks, prefix, index);
+    const int steps = tile_columns<TN>(tile.stop - tile.row0) / 8, real = tile.stop - tile.row0 - first;
     sync_warp();  // the list of the tile before has been read
-    int32_t row[kRounds];
+    int32_t row[(TN + 63) / 64];
     SMOE_UNROLL
-    for (int i = 0; i < kRounds; ++i) {
-      int at = 12 * (8 * i + lane() / 4) + 4 * part + lane() % 4;
-      if (at >= count) at = 0;  // any that exists
-      at += tile.row0;
+    for (int i = 0; i < (TN + 63) / 64; ++i) {
+      int at = tile.row0 + 64 * i + lane() / 4 * 8 + 4 * half + lane() % 4;
+      if (at >= tile.stop) at = tile.row0;
       row[i] = args.gather != nullptr ? ldg(args.gather + at) : at;
     }
     SMOE_UNROLL
-    for (int i = 0; i < kRounds; ++i) {
-      if (32 * i + lane() >= S::kRowList) continue;
-      sts(rows + 32 * i + lane(), reinterpret_cast<const unsigned char*>(args.x.data + off(row[i], args.x_stride)));
+    for (int i = 0; i < (TN + 63) / 64; ++i) {
+      if (32 * i + lane() >= TN / 2) continue;
+      sts(list + 32 * i + lane(), reinterpret_cast<const unsigned char*>(args.x.data + off(row[i], args.x_stride)));
     }
     sync_warp();
-    SMOE_UNROLL1
     for (int atom = 0; atom < atoms; atom += kHopperAtoms) {
       mbar_wait(ring.empty(ring.stage), ring.parity ^ 1);
-      unsigned char* const to = ring.rows() + place;
-      const int k = atom * kAtomCols + chunk * 8, real = k < args.k ? count - place / 128 : 0;
+      unsigned char* const to = ring.rows() + swizzled;
+      const int k = atom * kAtomCols + chunk * 8, rows = k < args.k ? real : 0;
       const uint32_t offset = k < args.k ? 2 * static_cast<uint32_t>(k) : 0;
       // The next few addresses are read while these are used: one by one, each would be waited for.
       const unsigned char* from[kBatch];
       SMOE_UNROLL
       for (int i = 0; i < kBatch; ++i) from[i] = lds(mine + 4 * i);
       SMOE_UNROLL1
-      for (int first = 0; first < groups; first += kBatch) {
-        const int ahead = 4 * first + 8 * kBatch <= S::kRowList ? first + kBatch : 0;
+      for (int j = 0; j < steps; j += kBatch) {
         const unsigned char* next[kBatch];
         SMOE_UNROLL
-        for (int i = 0; i < kBatch; ++i) next[i] = lds(mine + 4 * (ahead + i));
+        for (int i = 0; i < kBatch; ++i) next[i] = lds(mine + 4 * (j + kBatch < TN / 8 ? j + kBatch + i : i));
         SMOE_UNROLL
-        for (int i = 0; i < kBatch; ++i) {
-          // Twelve rows on, the third bit of the row and with it that of the chunk's place is the other.
-          unsigned char* const at = to + (first + i) * 1536 + (i % 2 == 0 ? 0 : flip);
-          if (first + i < groups) cp16(at, from[i] + offset, 12 * (first + i) < real);
-        }
+        for (int i = 0; i < kBatch; ++i) cp16(to + (j + i) * 1024, from[i] + offset, 8 * (j + i) < rows);
         SMOE_UNROLL
         for (int i = 0; i < kBatch; ++i) from[i] = next[i];
       }
@@ -251,8 +168,8 @@ SMOE_DEVICE void copy_rows(const GroupedGemmArgs& args, const HopperTiles& list,
 // loaded.
 template <int N, int TN, int M, int W>
 SMOE_DEVICE void consume(int atoms, HopperRing<TN, M, W>& ring, float (&acc)[M][TN / 2]) {
-  constexpr int kSteps = M * TN > 256 ? 1 : 2;  // of k16 in a group
-  const int block = (warp() - 4) * M;           // of the tile
+  constexpr int kSteps = 2;            // of k16 in a group
+  const int block = (warp() - 4) * M;  // of the tile
   uint32_t a[2][M][kSteps][4];
   int atom = 0;
   do {  // at least once: a way around the loop would make ptxas copy sums that are under way
@@ -300,12 +217,6 @@ SMOE_DEVICE void consume(int atoms, HopperRing<TN, M, W>& ring, float (&acc)[M][
 
 template <int TN, int M, int W>
 SMOE_DEVICE void consume_columns(int columns, int atoms, HopperRing<TN, M, W>& ring, float (&acc)[M][TN / 2]) {
-  if constexpr (TN == 256) {
-    if (columns == 128) return consume<128>(atoms, ring, acc);
-    if (columns == 144) return consume<144>(atoms, ring, acc);
-    if (columns == 192) return consume<192>(atoms, ring, acc);
-    if (columns == 224) return consume<224>(atoms, ring, acc);
-  }
   if constexpr (TN == 128 || TN == 64) {
     if (columns == TN / 2) return consume<TN / 2>(atoms, ring, acc);
   }
@@ -313,14 +224,15 @@ SMOE_DEVICE void consume_columns(int columns, int atoms, HopperRing<TN, M, W>& r
 }
 
 template <int TN, int M, int W>
-SMOE_DEVICE void consume_tiles(const GroupedGemmArgs& args, const HopperTiles& list, HopperRing<TN, M, W> ring) {
+SMOE_DEVICE void consume_tiles(const GroupedGemmArgs& args, const int32_t* prefix, int tiles,
+                               HopperRing<TN, M, W> ring) {
   using S = HopperShape<TN, M, W>;
   const int atoms = static_cast<int>(atoms_along(args.k)), group = warp() / 4 - 1;
   unsigned char* const scratch = ring.base + S::kScratch + group * (S::kScratchBytes / W);
   const bool quick = TN >= 32 && stores_groups(args);
   int turn = 0;
-  for (int index = bid(); index < list.tiles; index += nblocks()) {
-    const GroupedTile tile = ordered_tile<TN>(args, S::kBlocks, list, index);
+  for (int index = bid(); index < tiles; index += nblocks()) {
+    const GroupedTile tile = even_tile_at<TN>(args, S::kBlocks, prefix, index);
     float acc[M][TN / 2] = {};
     consume_columns(tile_columns<TN>(tile.stop - tile.row0), atoms, ring, acc);
     const int block = tile.block0 + group * 4 * M;
@@ -339,7 +251,7 @@ SMOE_KERNEL(128 * (W + 1), 1)
 grouped_gemm_hopper(GroupedGemmArgs args) {
   using S = HopperShape<TN, M, W>;
   SMOE_SMEM_DYN(unsigned char, shared);
-  HopperTiles list = {reinterpret_cast<int32_t*>(shared + S::kPrefix)};
+  int32_t* const prefix = reinterpret_cast<int32_t*>(shared + S::kPrefix);
   const HopperRing<TN, M, W> ring(shared);
   if (tid() == 0) {
     for (int s = 0; s < S::kStages; ++s) {
@@ -350,19 +262,22 @@ grouped_gemm_hopper(GroupedGemmArgs args) {
     fence_mbar_init();
   }
   pdl_wait();
-  order_tiles<TN>(args, S::kBlocks, reinterpret_cast<int32_t*>(shared + S::kScratch), &list);
-  // 128 threads x (40 + 2 x 232) = 384 x 168, the most that three warpgroups can be compiled with.
-  constexpr int kProducer = TN == 256 ? 40 : 56, kConsumer = 252 - kProducer / 2;
+  if (warp() == 1) list_tiles<TN>(args, S::kBlocks, prefix);
+  sync();
+  const int tiles = lds(prefix + args.experts);
+  // 128 threads x (56 + 2 x 224) = 384 x 168, the most that three warpgroups can be compiled with.
   if (warp() < 4) {
-    fewer_registers<kProducer>();
+    fewer_registers<40>();
     if (warp() == 0) {
-      copy_weights(args, list, ring);
-    } else {
-      copy_rows(args, list, ring);
+      copy_weights(args, prefix, tiles, ring);
+    } else if (warp() > 1) {
+      copy_rows(args, prefix, tiles, ring);
+    } else if (lane() == 0) {
+      pass_on(args, tiles, ring);
     }
   } else {
-    more_registers<kConsumer>();
-    consume_tiles(args, list, ring);
+    more_registers<232>();
+    consume_tiles(args, prefix, tiles, ring);
   }
   pdl_trigger();
 }

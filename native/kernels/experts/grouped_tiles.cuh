@@ -38,16 +38,31 @@ SMOE_DEVICE void list_tiles(const GroupedGemmArgs& args, int tile_blocks, int32_
   if (lane() == 0) sts(prefix, int32_t{0});
 }
 
-template <int TN>
-SMOE_DEVICE GroupedTile tile_at(const GroupedGemmArgs& args, int tile_blocks, const int32_t* prefix, int tile) {
+SMOE_DEVICE int expert_of_tile(const GroupedGemmArgs& args, const int32_t* prefix, int tile) {
   int e = 0, end = args.experts;  // the last expert with prefix[e] <= tile
   while (end - e > 1) {
     const int middle = (e + end) / 2;
     (lds(prefix + middle) <= tile ? e : end) = middle;
   }
+  return e;
+}
+
+template <int TN>
+SMOE_DEVICE GroupedTile tile_at(const GroupedGemmArgs& args, int tile_blocks, const int32_t* prefix, int tile) {
+  const int e = expert_of_tile(args, prefix, tile);
   const int first = ldg(args.offset + e), stop = ldg(args.offset + e + 1), down = (stop - first + TN - 1) / TN;
   const int local = tile - lds(prefix + e);
   return {e, first + local % down * TN, stop, local / down * tile_blocks};
+}
+
+// The same, but all tiles of an expert get as many rows, give or take one, and stop where the next begins.
+template <int TN>
+SMOE_DEVICE GroupedTile even_tile_at(const GroupedGemmArgs& args, int tile_blocks, const int32_t* prefix, int tile) {
+  const int e = expert_of_tile(args, prefix, tile);
+  const int first = ldg(args.offset + e), rows = ldg(args.offset + e + 1) - first, down = (rows + TN - 1) / TN;
+  const int local = tile - lds(prefix + e), across = local / down, at = local - across * down;
+  const int each = rows / down, more = rows - each * down, row0 = first + at * each + (at < more ? at : more);
+  return {e, row0, row0 + each + (at < more ? 1 : 0), across * tile_blocks};
 }
 
 }  // namespace smoe::cu
