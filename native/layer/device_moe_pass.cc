@@ -76,6 +76,7 @@ Status DeviceMoePass::shared_few() {
     gate.w = w_.shared_gate.data();
     gate.w_f32 = w_.shared_gate_f32;
     gate.num_tokens = num_tokens_;
+    gate.max_tokens = static_cast<int>(rows_.max_tokens);
     gate.hidden = w_.hidden;
     gate.splits = cu::route_splits(1, w_.hidden);
     gate.config = gate_config();
@@ -235,6 +236,7 @@ cu::RouteDispatchArgs DeviceMoePass::router_of_few() const {
   args.router_bias = w_.router_bias.as<float>();
   args.select_bias = w_.select_bias.as<float>();
   args.num_tokens = num_tokens_;
+  args.max_tokens = static_cast<int>(rows_.max_tokens);
   args.hidden = w_.hidden;
   args.splits = cu::route_splits(w_.config.router.experts, w_.hidden);
   args.config = w_.config.router;

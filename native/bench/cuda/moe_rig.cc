@@ -222,6 +222,7 @@ void MoeRig::decode(int layer, int tokens, int64_t first) {
   route.w = w.router.data();
   route.router_bias = router_bias_.data();
   route.num_tokens = num_tokens_.data() + tokens;
+  route.max_tokens = max_tokens;
   route.hidden = shape_.hidden;
   route.splits = splits_;
   route.config = router_config();

@@ -70,7 +70,8 @@ struct RouteDispatchArgs {
   bool w_f32 = false;
   const float* router_bias = nullptr;   // [E] added to logits, or null
   const float* select_bias = nullptr;   // [E], read with config.has_bias
-  const int32_t* num_tokens = nullptr;  // on the device, at most 64; rows from there on are not read
+  const int32_t* num_tokens = nullptr;  // on the device, at most max_tokens; rows from there on are not read
+  int max_tokens = 64;                  // at most 64: the grid
   int64_t hidden = 0;                   // a multiple of 8
   int splits = 1;                       // of K: route_splits()
   RouterConfig config;

@@ -10,7 +10,10 @@ namespace {
 template <int M, int R>
 int launch_k1(Stream stream, const RouteDispatchArgs& args) {
   const int64_t experts = args.config.experts;
-  return launch(stream, {route_blocks(experts, args.splits), kRouteThreads, route_shared_bytes<M>(experts), true},
+  const int64_t groups = (args.max_tokens + route_group(M) - 1) / route_group(M);
+  return launch(stream,
+                {route_blocks(experts, args.splits) * (groups > 0 ? groups : 1), kRouteThreads,
+                 route_shared_bytes<M>(experts), true},
                 args.w_f32 ? &route_dispatch<float, M, R> : &route_dispatch<bf16, M, R>, args);
 }
 

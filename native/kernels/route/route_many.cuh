@@ -11,18 +11,21 @@
 namespace smoe::cu {
 
 // The tile of a block: 16 M x E experts for E warps abreast, and 8 N tokens for each of the others. Stages of one chunk
-// of K, as they come from memory: what a warp takes from them is split in registers. Rows of f32 are 16 bytes apart in
-// the banks, as in K1; rows of bf16 fill all banks by twos.
+// of K, as they come from memory: what a warp takes from them is split in registers. Rows of f32 are 32 bytes apart in
+// the banks, as in K1; those of bf16 20 words, of which eight rows of 16 bytes fill all banks.
 template <class W, int M, int N, int E>
 struct ManyTile {
   static constexpr int kRows = 16 * M * E, kTokens = 8 * N * (kManyThreads / 32 / E);
-  static constexpr int kInputPitch = kRouterChunk + 4, kInput = kTokens * kInputPitch;  // floats
-  static constexpr int kPitch = sizeof(W) == 4 ? kRouterChunk + 4 : kRouterChunk, kWeights = kRows * kPitch;
-  static constexpr int kStageBytes = kInput * 4 + kWeights * static_cast<int>(sizeof(W));
-  // Up to 88 KB, of the 99 KB that every architecture from sm_80 on has.
-  static constexpr int kStages = kStageBytes * 5 <= 88 * 1024 ? 5 : 3;
+  static constexpr int kPitch = kRouterChunk + 8, kInputBytes = kTokens * kPitch * 4;
+  static constexpr int kStageBytes = kInputBytes + kRows * kPitch * static_cast<int>(sizeof(W));
+  // Up to 96 KB, of the 99 KB that every architecture from sm_80 on has.
+  static constexpr int kMost = 96 * 1024 / kStageBytes, kStages = kMost < 5 ? kMost : 5;
   static constexpr int kBytes = kStages * kStageBytes;
-  static_assert(kTokens == kManyTileTokens && kBytes <= 96 * 1024, "the grid counts on it");
+  // Pieces of 16 bytes of one chunk, each thread has the same columns of every chunk.
+  static constexpr int kInputPieces = kRouterChunk / 4, kInputSteps = kTokens * kInputPieces / kManyThreads;
+  static constexpr int kWidth = 16 / static_cast<int>(sizeof(W)), kPieces = kRouterChunk / kWidth;
+  static constexpr int kSteps = (kRows * kPieces + kManyThreads - 1) / kManyThreads;
+  static_assert(kTokens == kManyTileTokens && kStages >= 3, "the grid counts on it; the pipeline");
 };
 
 // Where the sums of a block's walk end: behind which chunk its share, and its range.
@@ -47,75 +50,85 @@ SMOE_DEVICE void walk_to(RouterWalk& walk, int chunk) {
   }
 }
 
-// A chunk of the block's experts, and of its tokens: zeros past their ends.
-template <class W, class Tile>
-SMOE_DEVICE void many_copy_weights(const RouteManyArgs& args, int row0, int chunk, unsigned char* stage) {
-  constexpr int kPieces = kRouterChunk * static_cast<int>(sizeof(W)) / 16, kWidth = 16 / static_cast<int>(sizeof(W));
-  const W* const w = static_cast<const W*>(args.w);
-  W* const to = reinterpret_cast<W*>(stage + Tile::kInput * 4);
+// Copies of one thread: where from at chunk 0, and whether there is such a row. Zeros past the ends.
+template <class T, int steps>
+struct ManyCopy {
+  const T* from[steps];
+  bool real[steps];
+  int column;
+};
+template <class T, int steps>
+SMOE_DEVICE ManyCopy<T, steps> many_copy(const T* base, int64_t first, int64_t rows, int tile_rows, int64_t hidden) {
+  constexpr int kWidth = 16 / static_cast<int>(sizeof(T)), kPieces = kRouterChunk / kWidth;
+  ManyCopy<T, steps> copy;
+  copy.column = tid() % kPieces * kWidth;
   SMOE_UNROLL
-  for (int i = tid(); i < Tile::kRows * kPieces; i += kManyThreads) {
-    const int row = i / kPieces, column = i % kPieces * kWidth;
-    const int64_t k = off(chunk, kRouterChunk) + column;
-    const bool real = row0 + row < args.config.experts && k < args.hidden;
-    cp16(to + row * Tile::kPitch + column, w + (real ? off(row0 + row, args.hidden) + k : 0), real);
+  for (int i = 0; i < steps; ++i) {
+    const int row = tid() / kPieces + i * (kManyThreads / kPieces);
+    copy.real[i] = row < tile_rows && first + row < rows;
+    copy.from[i] = base + (copy.real[i] ? off(first + row, hidden) + copy.column : 0);
+  }
+  return copy;
+}
+template <int tile_rows, class T, int steps>
+SMOE_DEVICE void many_fill(const ManyCopy<T, steps>& copy, int chunk, int64_t hidden, unsigned char* stage) {
+  constexpr int kPieces = kRouterChunk * static_cast<int>(sizeof(T)) / 16, kPitch = kRouterChunk + 8;
+  const int64_t k = static_cast<int64_t>(chunk) * kRouterChunk;
+  const bool inside = k + copy.column < hidden;
+  SMOE_UNROLL
+  for (int i = 0; i < steps; ++i) {
+    const int row = tid() / kPieces + i * (kManyThreads / kPieces);
+    if (row >= tile_rows) break;
+    const bool real = inside && copy.real[i];
+    cp16(reinterpret_cast<T*>(stage) + row * kPitch + copy.column, copy.from[i] + (real ? k : 0), real);
   }
 }
-template <class Tile>
-SMOE_DEVICE void many_copy_inputs(const RouteManyArgs& args, int64_t token0, int chunk, unsigned char* stage) {
-  float* const to = reinterpret_cast<float*>(stage);
+
+// Row tiles [first, first + count) of a warp, of one stage; weights: row 0 of tile 0. A bf16 fragment comes from four
+// matrices of eight rows and 16 bytes each, whose rows a quarter of the lanes name.
+template <class W, int first, int count, int M, int N>
+SMOE_DEVICE void many_rows(const W* weights, const uint32_t (&column)[N][3][4], float (&acc)[M][N][4]) {
+  constexpr int kPitch = kRouterChunk + 8;
+  RouterRows<W> rows[count];
   SMOE_UNROLL
-  for (int i = tid(); i < Tile::kTokens * kRouterChunk / 4; i += kManyThreads) {
-    const int token = i / (kRouterChunk / 4), column = i % (kRouterChunk / 4) * 4;
-    const int64_t k = off(chunk, kRouterChunk) + column;
-    const bool real = token0 + token < args.tokens && k < args.hidden;
-    cp16(to + token * Tile::kInputPitch + column, args.x + (real ? off(token0 + token, args.hidden) + k : 0), real);
+  for (int m = 0; m < count; ++m) {
+    const W* const tile = weights + 16 * (first + m) * kPitch;
+    if constexpr (sizeof(W) == 2) {
+      const W* const row = tile + lane() % 16 * kPitch + lane() / 16 * 8;
+      ldmatrix_x4(rows[m].a[0][0], row);
+      ldmatrix_x4(rows[m].a[0][1], row + 16);
+    } else {
+      RouterPair<W> upper[4], lower[4];
+      SMOE_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const W* const from = tile + lane() / 4 * kPitch + 8 * i + 2 * (lane() % 4);
+        upper[i] = lds(reinterpret_cast<const RouterPair<W>*>(from));
+        lower[i] = lds(reinterpret_cast<const RouterPair<W>*>(from + 8 * kPitch));
+      }
+      router_rows<W>(upper, lower, rows[m]);
+    }
   }
+  router_multiply<W, first, count>(rows, column, acc);
 }
 
 // acc += of one stage, by a warp with M row tiles from `row` and N token tiles from `token` on.
 template <class W, class Tile, int M, int N>
 SMOE_DEVICE void many_multiply(const unsigned char* stage, int row, int token, float (&acc)[M][N][4]) {
-  const int g = lane() / 4, t = lane() % 4;
   uint32_t column[N][3][4];
   SMOE_UNROLL
   for (int n = 0; n < N; ++n) {
-    const float* const from = reinterpret_cast<const float*>(stage) + (token + 8 * n + g) * Tile::kInputPitch + 8 * t;
-    const U32x4 raw[2] = {lds(reinterpret_cast<const U32x4*>(from)), lds(reinterpret_cast<const U32x4*>(from + 4))};
-    router_split(raw, column[n]);
+    router_column(reinterpret_cast<const float*>(stage) + (token + 8 * n + lane() / 4) * Tile::kPitch, column[n]);
   }
-  // The parts of f32 weights are taken a row tile at a time: registers.
-  constexpr int kAtOnce = sizeof(W) == 4 ? 1 : M;
-  SMOE_UNROLL
-  for (int first = 0; first < M; first += kAtOnce) {
-    RouterRows<W> rows[kAtOnce];
-    float part[kAtOnce][N][4];
-    SMOE_UNROLL
-    for (int m = 0; m < kAtOnce; ++m) {
-      const W* const from =
-          reinterpret_cast<const W*>(stage + Tile::kInput * 4) + (row + 16 * (first + m) + g) * Tile::kPitch + 8 * t;
-      U32x4 upper[router_words<W>], lower[router_words<W>];
-      SMOE_UNROLL
-      for (int word = 0; word < router_words<W>; ++word) {
-        upper[word] = lds(reinterpret_cast<const U32x4*>(from) + word);
-        lower[word] = lds(reinterpret_cast<const U32x4*>(from + 8 * Tile::kPitch) + word);
-      }
-      router_split(upper, rows[m].upper);
-      router_split(lower, rows[m].lower);
-      SMOE_UNROLL
-      for (int n = 0; n < N; ++n) {
-        SMOE_UNROLL
-        for (int reg = 0; reg < 4; ++reg) part[m][n][reg] = acc[first + m][n][reg];
-      }
-    }
-    router_multiply<W, kAtOnce, N>(rows, column, part);
-    SMOE_UNROLL
-    for (int m = 0; m < kAtOnce; ++m) {
-      SMOE_UNROLL
-      for (int n = 0; n < N; ++n) {
-        SMOE_UNROLL
-        for (int reg = 0; reg < 4; ++reg) acc[first + m][n][reg] = part[m][n][reg];
-      }
+  const W* const weights = reinterpret_cast<const W*>(stage + Tile::kInputBytes) + row * Tile::kPitch;
+  if constexpr (sizeof(W) == 2) {
+    many_rows<W, 0, M>(weights, column, acc);
+  } else {
+    // Three parts each: a row tile at a time, for want of registers.
+    many_rows<W, 0, 1>(weights, column, acc);
+    if constexpr (M > 1) many_rows<W, 1, 1>(weights, column, acc);
+    if constexpr (M > 2) {
+      many_rows<W, 2, 1>(weights, column, acc);
+      many_rows<W, 3, 1>(weights, column, acc);
     }
   }
 }
@@ -150,14 +163,16 @@ route_many(RouteManyArgs args) {
   const int split1 = split0 + args.run < args.splits ? split0 + args.run : args.splits;
   const int begin = router_range(chunks, args.splits, split0).begin;
   const int end = router_range(chunks, args.splits, split1 - 1).end;
+  const auto w = many_copy<W, Tile::kSteps>(static_cast<const W*>(args.w), row0, experts, Tile::kRows, args.hidden);
+  const auto x = many_copy<float, Tile::kInputSteps>(args.x, token0, args.tokens, Tile::kTokens, args.hidden);
   SMOE_UNROLL1
   for (int i = 0; i < Tile::kStages - 1 && begin + i < end; ++i) {
-    many_copy_weights<W, Tile>(args, row0, begin + i, stages + i * Tile::kStageBytes);
+    many_fill<Tile::kRows>(w, begin + i, args.hidden, stages + i * Tile::kStageBytes + Tile::kInputBytes);
   }
   pdl_wait();
   SMOE_UNROLL1
   for (int i = 0; i < Tile::kStages - 1; ++i) {
-    if (begin + i < end) many_copy_inputs<Tile>(args, token0, begin + i, stages + i * Tile::kStageBytes);
+    if (begin + i < end) many_fill<Tile::kTokens>(x, begin + i, args.hidden, stages + i * Tile::kStageBytes);
     cp_commit();
   }
   const int row = warp() % E * 16 * M, token = warp() / E * 8 * N;
@@ -173,8 +188,9 @@ route_many(RouteManyArgs args) {
     sync();
     const int next = chunk + Tile::kStages - 1;
     if (next < end) {
-      many_copy_weights<W, Tile>(args, row0, next, stages + ahead * Tile::kStageBytes);
-      many_copy_inputs<Tile>(args, token0, next, stages + ahead * Tile::kStageBytes);
+      unsigned char* const stage = stages + ahead * Tile::kStageBytes;
+      many_fill<Tile::kTokens>(x, next, args.hidden, stage);
+      many_fill<Tile::kRows>(w, next, args.hidden, stage + Tile::kInputBytes);
     }
     cp_commit();
     if (real) many_multiply<W, Tile, M, N>(stages + slot * Tile::kStageBytes, row, token, acc);

@@ -95,9 +95,10 @@ SMOE_DEVICE double route_norm(float weight, int count, float p) {
   }
   const double largest = warp_max(lane() < count ? fabsf(weight) : 0.0f);
   if (largest == 0) return 0;
-  for (int j = 0; j < count; ++j)
-    sum += pow(fabs(static_cast<double>(shfl(weight, j))) / largest, static_cast<double>(p));
-  return largest * pow(sum, 1.0 / p);
+  const double power = shfl(p, 0);  // the same, but nothing that a compiler divides by ahead of the branch
+  SMOE_UNROLL1
+  for (int j = 0; j < count; ++j) sum += pow(fabs(static_cast<double>(shfl(weight, j))) / largest, power);
+  return largest * pow(sum, 1.0 / power);
 }
 
 SMOE_DEVICE float route_weigh(const RouterConfig& config, float weight, int count) {

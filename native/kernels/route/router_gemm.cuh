@@ -7,6 +7,8 @@
 // each sum starts at 0. Ranges and shares follow one another along K.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/route/route_select.cuh"
 
 namespace smoe::cu {
@@ -28,21 +30,20 @@ SMOE_DEVICE int share_begin(Chunks range, int share) {
 template <class T>
 constexpr int router_parts = sizeof(T) == 4 ? 3 : 1;
 
-// Eight consecutive elements of a row, 16 bytes at a time.
+// Two neighbouring elements. Of a chunk's row, lane t of four has pairs i = 0..3 at the columns 8i + 2t: those of two
+// m16n8k16 steps.
 template <class T>
-constexpr int router_words = sizeof(T) / 2;
+using RouterPair = std::conditional_t<sizeof(T) == 4, U32x2, uint32_t>;
 
-// The same, split: part[p][i] holds elements 2i and 2i+1. The four pairs are used as the k pairs of two m16n8k16 steps.
-// Which logical k a column gets does not matter as long as A and B agree, and this way every lane reads 16 or 32
-// contiguous bytes.
-SMOE_DEVICE void router_split(const U32x4 (&raw)[1], uint32_t (&part)[1][4]) {
+// The same, split.
+SMOE_DEVICE void router_split(const uint32_t (&raw)[4], uint32_t (&part)[1][4]) {
   SMOE_UNROLL
-  for (int i = 0; i < 4; ++i) part[0][i] = raw[0].x[i];
+  for (int i = 0; i < 4; ++i) part[0][i] = raw[i];
 }
-SMOE_DEVICE void router_split(const U32x4 (&raw)[2], uint32_t (&part)[3][4]) {
+SMOE_DEVICE void router_split(const U32x2 (&raw)[4], uint32_t (&part)[3][4]) {
   SMOE_UNROLL
   for (int i = 0; i < 4; ++i) {
-    float low = bit_cast<float>(raw[i / 2].x[2 * (i % 2)]), high = bit_cast<float>(raw[i / 2].x[2 * (i % 2) + 1]);
+    float low = bit_cast<float>(raw[i].x[0]), high = bit_cast<float>(raw[i].x[1]);
     SMOE_UNROLL
     for (int p = 0; p < 3; ++p) {
       const uint32_t both = round_bf16x2(low, high);
@@ -52,17 +53,40 @@ SMOE_DEVICE void router_split(const U32x4 (&raw)[2], uint32_t (&part)[3][4]) {
     }
   }
 }
+// Of a token's row, from shared memory: `row` is at its chunk.
+SMOE_DEVICE void router_column(const float* row, uint32_t (&column)[3][4]) {
+  U32x2 raw[4];
+  SMOE_UNROLL
+  for (int i = 0; i < 4; ++i) raw[i] = lds(reinterpret_cast<const U32x2*>(row + 8 * i + 2 * (lane() % 4)));
+  router_split(raw, column);
+}
 
-// Rows g and g + 8 of a row tile, split.
+// Rows g and g + 8 of a row tile, split, as the A operands of two steps.
 template <class W>
 struct RouterRows {
-  uint32_t upper[router_parts<W>][4], lower[router_parts<W>][4];
+  uint32_t a[router_parts<W>][2][4];
 };
+template <class W>
+SMOE_DEVICE void router_rows(const RouterPair<W> (&upper)[4], const RouterPair<W> (&lower)[4], RouterRows<W>& rows) {
+  uint32_t up[router_parts<W>][4], low[router_parts<W>][4];
+  router_split(upper, up);
+  router_split(lower, low);
+  SMOE_UNROLL
+  for (int p = 0; p < router_parts<W>; ++p) {
+    SMOE_UNROLL
+    for (int step = 0; step < 2; ++step) {
+      rows.a[p][step][0] = up[p][2 * step];
+      rows.a[p][step][1] = low[p][2 * step];
+      rows.a[p][step][2] = up[p][2 * step + 1];
+      rows.a[p][step][3] = low[p][2 * step + 1];
+    }
+  }
+}
 
-// acc[m][n] += W[tile m][chunk] X[tile n][chunk]^T. The tiles innermost: a tensor instruction waits for the one before
-// it on the same accumulator.
-template <class W, int M, int N>
-SMOE_DEVICE void router_multiply(const RouterRows<W> (&rows)[M], const uint32_t (&column)[N][3][4],
+// acc[first + m][n] += W[tile m][chunk] X[tile n][chunk]^T. The tiles innermost: a tensor instruction waits for the one
+// before it on the same accumulator.
+template <class W, int first, int count, int M, int N>
+SMOE_DEVICE void router_multiply(const RouterRows<W> (&rows)[count], const uint32_t (&column)[N][3][4],
                                  float (&acc)[M][N][4]) {
   SMOE_UNROLL
   for (int p = 0; p < router_parts<W>; ++p) {
@@ -72,13 +96,11 @@ SMOE_DEVICE void router_multiply(const RouterRows<W> (&rows)[M], const uint32_t 
       SMOE_UNROLL
       for (int step = 0; step < 2; ++step) {
         SMOE_UNROLL
-        for (int m = 0; m < M; ++m) {
-          const uint32_t a[4] = {rows[m].upper[p][2 * step], rows[m].lower[p][2 * step], rows[m].upper[p][2 * step + 1],
-                                 rows[m].lower[p][2 * step + 1]};
+        for (int m = 0; m < count; ++m) {
           SMOE_UNROLL
           for (int n = 0; n < N; ++n) {
             const uint32_t b[2] = {column[n][q][2 * step], column[n][q][2 * step + 1]};
-            mma_bf16(acc[m][n], a, b);
+            mma_bf16(acc[first + m][n], rows[m].a[p][step], b);
           }
         }
       }
