@@ -5,6 +5,6 @@
 
 namespace smoe::cu {
 
-inline size_t shared_limit(Stream) { return emu::kSharedLimit; }
+inline size_t shared_limit(Stream stream) { return stream->options.shared_limit; }
 
 }  // namespace smoe::cu
