@@ -22,14 +22,17 @@ namespace smoe::cu::emu {
 enum class Schedule { LazyRoundRobin, EagerGreedy };
 enum class BlockOrder { Ascending, Descending, Random };
 
+constexpr size_t kSharedLimit = 232448;  // most of a block on sm_90 (227 KB)
+
 struct Options {
   Schedule schedule = Schedule::LazyRoundRobin;
   BlockOrder order = BlockOrder::Ascending;
   uint64_t seed = 1;
-  bool track = true;     // races, initialisation, fences; off: only what poison and bounds show
-  bool wgmma = true;     // what runs_wgmma() says
-  int sms = 132;         // what sm_count() says
-  bool traffic = false;  // bank conflicts and sectors per access, at some cost
+  bool track = true;                   // races, initialisation, fences; off: only what poison and bounds show
+  bool wgmma = true;                   // what runs_wgmma() says
+  int sms = 132;                       // what sm_count() says
+  size_t shared_limit = kSharedLimit;  // what shared_limit() says
+  bool traffic = false;                // bank conflicts and sectors per access, at some cost
 };
 
 struct LaunchShape {
@@ -42,7 +45,6 @@ struct LaunchShape {
 constexpr int kMaxThreads = 1024;
 constexpr int kMaxMbarriers = 64;
 constexpr int kMaxBarriers = 16;
-constexpr size_t kSharedLimit = 232448;  // most of a block on sm_90 (227 KB)
 
 enum class State : uint8_t { Idle, Ready, Running, AtBarrier, AtCollective, AtMbarrier, Polling, Done };
 

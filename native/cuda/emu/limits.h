@@ -5,7 +5,7 @@
 
 namespace smoe::cu {
 
-inline size_t shared_limit(Stream) { return emu::kSharedLimit; }
+inline size_t shared_limit(Stream stream) { return stream->options.shared_limit; }
 inline int sm_count(Stream stream) { return stream->options.sms; }
 
 }  // namespace smoe::cu

@@ -27,7 +27,6 @@ template <int TN>
 struct CodeRows {
   const U32x4* x;
   uint32_t row[CodeShape<TN>::kCopies];
-  int chunks;  // along K
 };
 
 // A stage of codes: of each row block the atoms that hold its columns, whole ones.
@@ -38,37 +37,38 @@ struct CodeStage {
   static constexpr int kCopies = kGemmBlocks * kAtoms * 32 / kGemmThreads;
 };
 
+// Everything about K is reckoned from k, which a kernel has among its arguments: registers are short.
 template <int TN, class Codes>
 SMOE_DEVICE void copy_codes(const CodeRows<TN>& rows, const U32x4* codes,
-                            const uint32_t (&block)[CodeStage<Codes>::kCopies], int atoms, int stage,
-                            unsigned char* to) {
+                            const uint32_t (&block)[CodeStage<Codes>::kCopies], int k, int stage, unsigned char* to) {
   using C = CodeStage<Codes>;
   const int atom = stage * C::kAtoms / C::kStages + tid() / 32 % C::kAtoms;
+  const bool codes_real = atom * Codes::kCols < k;
+  const uint32_t codes_at = codes_real ? static_cast<uint32_t>(atom) * 32 : 0;
   SMOE_UNROLL
   for (int i = 0; i < C::kCopies; ++i) {
-    const bool real = atom < atoms;
-    cp16(to + (tid() + i * kGemmThreads) * 16, codes + (block[i] + (real ? static_cast<uint32_t>(atom) * 32 : 0)),
-         real);
+    cp16(to + (tid() + i * kGemmThreads) * 16, codes + (block[i] + codes_at), codes_real);
   }
   const int row = tid() / kCodeChunks, chunk = tid() % kCodeChunks;
-  const bool real = stage * kCodeChunks + chunk < rows.chunks;
+  const bool real = (stage * kCodeChunks + chunk) * 8 < k;
   const uint32_t at = real ? static_cast<uint32_t>(stage) * kCodeChunks : 0;
   unsigned char* const place = to + CodeShape<TN>::kCodeBytes + row * 128 + (chunk ^ row % 8) * 16;
   SMOE_UNROLL
   for (int i = 0; i < CodeShape<TN>::kCopies; ++i) cp16(place + i * 4096, rows.x + (rows.row[i] + at), real);
 }
 
-// Scales and zero points of a warp's row blocks, group after group: GroupScales of several.
-template <int kBlocks>
+// Scales and zero points of a warp's row blocks, group after group: GroupScales of several. matrix() gives the matrix
+// anew each time, so that nothing of it takes registers between groups.
+template <int kBlocks, class Matrix>
 struct WideScales {
-  const AtomMatrix* matrix;
+  Matrix matrix;
   uint32_t at[kBlocks];
   int left;
   float scale[kBlocks][2], zero[kBlocks][2];
 
-  SMOE_DEVICE void start(const AtomMatrix& of, int block0, int blocks, int padded) {
-    matrix = &of;
-    left = of.group > 0 ? (padded + of.group - 1) / of.group : 1;
+  SMOE_DEVICE WideScales(Matrix of, int block0, int blocks, int padded) : matrix(of) {
+    const int group = matrix().group;
+    left = group > 0 ? (padded + group - 1) / group : 1;
     SMOE_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
       const int block = block0 + b < blocks ? block0 + b : blocks - 1;
@@ -83,28 +83,29 @@ struct WideScales {
     load();
   }
   SMOE_DEVICE void load() {
+    const AtomMatrix m = matrix();
     SMOE_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
       SMOE_UNROLL
       for (int half = 0; half < 2; ++half) {
-        scale[b][half] = plane_value(matrix->scales, matrix->scale_type, at[b] + 8 * half) * matrix->mul;
-        if (matrix->zeros != nullptr) zero[b][half] = plane_value(matrix->zeros, matrix->scale_type, at[b] + 8 * half);
+        scale[b][half] = plane_value(m.scales, m.scale_type, at[b] + 8 * half) * m.mul;
+        if (m.zeros != nullptr) zero[b][half] = plane_value(m.zeros, m.scale_type, at[b] + 8 * half);
       }
     }
   }
 };
 
 // acc += the tile, of which `live` rows are real: a warp that has none multiplies nothing.
-template <int TN, class Codes>
-SMOE_DEVICE void multiply_wide_codes(const CodeRows<TN>& rows, const AtomMatrix& matrix, int block0, int blocks, int k,
+template <int TN, class Codes, class Matrix>
+SMOE_DEVICE void multiply_wide_codes(const CodeRows<TN>& rows, Matrix matrix_of, int block0, int blocks, int k,
                                      int live, unsigned char* ring,
                                      float (&acc)[GemmShape<TN>::kBlocks][GemmShape<TN>::kTiles][4]) {
   using S = GemmShape<TN>;
   using R = CodeShape<TN>;
   using C = CodeStage<Codes>;
+  const AtomMatrix matrix = matrix_of();
   constexpr int kGroupSteps = Codes::kGroupCols / 16, kPairs = S::kTiles / 2;
-  const int atoms = static_cast<int>(atoms_along(k, Codes::kCols)), all = static_cast<int>(atoms_along(k, kUnitCols));
-  const int stages = (all + kCodeUnits - 1) / kCodeUnits;
+  const int atoms = static_cast<int>(atoms_along(k, Codes::kCols));
   const int down = warp() % S::kWarpsDown * S::kBlocks, across = warp() / S::kWarpsDown * S::kTiles * 8;
   uint32_t block[C::kCopies];
   SMOE_UNROLL
@@ -113,18 +114,17 @@ SMOE_DEVICE void multiply_wide_codes(const CodeRows<TN>& rows, const AtomMatrix&
     block[i] = static_cast<uint32_t>(b < blocks ? b : blocks - 1) * static_cast<uint32_t>(atoms * 32) + chunk % 32;
   }
   const auto copy = [&](int stage, unsigned char* to) {
-    copy_codes<TN, Codes>(rows, matrix.atoms, block, atoms, stage, to);
+    copy_codes<TN, Codes>(rows, matrix.atoms, block, k, stage, to);
   };
   SMOE_UNROLL
   for (int s = 0; s < R::kRing - 1; ++s) {
-    if (s < stages) copy(s, ring + s * R::kStageBytes);
+    if (s * kCodeUnits * kUnitCols < k) copy(s, ring + s * R::kStageBytes);
     cp_commit();
   }
   const int units = matrix.group > 0 ? matrix.group / Codes::kGroupCols : 1 << 30;  // of kGroupCols in a group
   int left = units;
   const bool zeros = matrix.zeros != nullptr;
-  WideScales<S::kBlocks> scales;
-  scales.start(matrix, block0 + down, blocks, atoms * Codes::kCols);
+  WideScales<S::kBlocks, Matrix> scales(matrix_of, block0 + down, blocks, atoms * Codes::kCols);
   float sum[S::kBlocks][S::kTiles][4] = {}, x_sum[kPairs][4] = {};
   const auto add_group = [&] {
     SMOE_UNROLL
@@ -153,10 +153,8 @@ SMOE_DEVICE void multiply_wide_codes(const CodeRows<TN>& rows, const AtomMatrix&
   };
   const int codes_at = down * C::kAtoms * 512 + lane() * 16;
   const int rows_at = R::kCodeBytes + (across + lane() / 16 * 8 + lane() % 8) * 128;
-  unsigned char *from = ring, *to = ring + (R::kRing - 1) * R::kStageBytes;
-  const auto after = [&](unsigned char* stage) {
-    return stage == ring + (R::kRing - 1) * R::kStageBytes ? ring : stage + R::kStageBytes;
-  };
+  int from = 0, to = (R::kRing - 1) * R::kStageBytes;  // stages being read and copied, in the ring
+  const auto after = [](int stage) { return stage == (R::kRing - 1) * R::kStageBytes ? 0 : stage + R::kStageBytes; };
   U32x4 atom[S::kBlocks];
   uint32_t x[2][4];  // two tiles' rows, and the next two's
   // unit: counted from the first column on.
@@ -164,7 +162,7 @@ SMOE_DEVICE void multiply_wide_codes(const CodeRows<TN>& rows, const AtomMatrix&
     SMOE_UNROLL
     for (int b = 0; b < S::kBlocks; ++b) {
       const int place = b * C::kAtoms + unit % C::kAtoms;
-      atom[b] = lds(reinterpret_cast<const U32x4*>(from + codes_at + place * 512));
+      atom[b] = lds(reinterpret_cast<const U32x4*>(ring + from + codes_at + place * 512));
       if (C::kStages > 1 && unit / kCodeUnits % C::kStages != 0) {
         SMOE_UNROLL
         for (int i = 0; i < kCodeUnits; ++i) advance_atom<Codes::kCols>(&atom[b]);
@@ -173,15 +171,15 @@ SMOE_DEVICE void multiply_wide_codes(const CodeRows<TN>& rows, const AtomMatrix&
   };
   const auto load_pair = [&](int step, int pair) {
     const int chunk = (2 * step + lane() / 8 % 2) ^ lane() % 8;
-    ldmatrix_x4(x[pair % 2], from + rows_at + chunk * 16 + pair * 2048);
+    ldmatrix_x4(x[pair % 2], ring + from + rows_at + chunk * 16 + pair * 2048);
   };
   cp_wait<R::kRing - 2>();
   sync();
   load_atoms(0);
   load_pair(0, 0);
   SMOE_UNROLL1
-  for (int unit = 0; unit < all; ++unit) {
-    const bool last = unit + 1 == all;
+  for (int unit = 0; unit * kUnitCols < k; ++unit) {
+    const bool last = (unit + 1) * kUnitCols >= k;
     SMOE_UNROLL
     for (int half = 0; half < 2; ++half) {
       uint32_t a[S::kBlocks][4];
@@ -189,7 +187,7 @@ SMOE_DEVICE void multiply_wide_codes(const CodeRows<TN>& rows, const AtomMatrix&
       for (int b = 0; b < S::kBlocks; ++b) Codes::fragment(atom[b], half, a[b]);
       if (half == 0 && unit % kCodeUnits == 0) {
         const int later = unit / kCodeUnits + R::kRing - 1;
-        if (later < stages) copy(later, to);
+        if (later * kCodeUnits * kUnitCols < k) copy(later, ring + to);
         cp_commit();
         to = after(to);
       }

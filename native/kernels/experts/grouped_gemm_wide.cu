@@ -1,4 +1,4 @@
-// P3, P4 on mma.sync for one bf16 plane of either operand: a kernel per tile.
+// P3, P4 on mma.sync for one bf16 plane of either operand: a kernel per tile and depth of its stages.
 #include "kernels/experts/grouped_gemm_wide.cuh"
 
 #include "cuda/limits.h"
@@ -7,25 +7,25 @@
 namespace smoe::cu {
 namespace {
 
-constexpr size_t kStaticShared = 5120;  // the tile list, 4 KB, to whole kilobytes
+constexpr size_t kStaticShared = 5120;  // the tile list, 4 KB, and what the system takes, 1 KB
 
-// GPUs with 99 KB of shared memory for a block take the smaller tiles.
 template <int TN>
 int launch_wide(Stream stream, const GroupedGemmArgs& args) {
-  if (kWideShared<TN> + kStaticShared > shared_limit(stream)) return grouped_gemm_parts(stream, args);
-  return launch(stream, {args.blocks > 0 ? args.blocks : 1, kGemmThreads, kWideShared<TN>, true},
-                &grouped_gemm_wide<TN>, args);
+  const int64_t blocks = args.blocks > 0 ? args.blocks : 1;
+  if (kWideShared<TN, 4> + kStaticShared <= shared_limit(stream)) {
+    return launch(stream, {blocks, kGemmThreads, kWideShared<TN, 4>, true}, &grouped_gemm_wide<TN, 4>, args);
+  }
+  static_assert(kWideShared<TN, 2> + kStaticShared <= kLeastShared, "fits every GPU");
+  return launch(stream, {blocks, kGemmThreads, kWideShared<TN, 2>, true}, &grouped_gemm_wide<TN, 2>, args);
 }
 
 }  // namespace
 
-// A tile costs its weights before anything else, so that most experts should need one alone, however few rows of it
-// are real.
 int grouped_gemm_wide_tiles(Stream stream, const GroupedGemmArgs& args) {
   const int64_t groups = args.max_groups > 0 ? args.max_groups : 1, rows = args.max_rows / groups;
-  if (rows > 40) return launch_wide<128>(stream, args);
-  if (rows > 20) return launch_wide<64>(stream, args);
-  if (rows > 10) return launch_wide<32>(stream, args);
+  if (rows > 64) return launch_wide<128>(stream, args);
+  if (rows > 32) return launch_wide<64>(stream, args);
+  if (rows > 16) return launch_wide<32>(stream, args);
   return launch_wide<16>(stream, args);
 }
 

@@ -7,13 +7,13 @@
 
 namespace smoe::cu {
 
-template <int TN>
-constexpr int kWideShared = WideShape<TN>::kBytes + 8 * kTransposeBytes;
+template <int TN, int kAtoms>
+constexpr int kWideShared = WideShape<TN, kAtoms>::kBytes + 8 * kTransposeBytes;
 
-template <int TN>
+template <int TN, int kAtoms>
 SMOE_KERNEL(kGemmThreads, 1)
 grouped_gemm_wide(GroupedGemmArgs args) {
-  using S = WideShape<TN>;
+  using S = WideShape<TN, kAtoms>;
   static_assert(8 * store_floats(S::kBlocks) * 4 <= S::kBytes, "store_sums() works in the ring");
   SMOE_SMEM_DYN(unsigned char, ring);
   SMOE_SMEM(int32_t, prefix, kGroupedExperts + 1);
@@ -22,24 +22,24 @@ grouped_gemm_wide(GroupedGemmArgs args) {
   sync();
   const int tiles = lds(prefix + args.experts), blocks = grouped_blocks(args);
   const bool direct = stores_wide(args);
-  WideOperands<TN> in;
+  WideOperands<S> in;
   in.atoms = static_cast<int>(atoms_along(args.k));
   in.chunks = static_cast<int>(args.k / 8);
-  in.x = reinterpret_cast<const U32x4*>(args.x.data) + tid() % kWideChunks;
+  in.x = reinterpret_cast<const U32x4*>(args.x.data) + tid() % S::kChunks;
   const uint32_t stride = static_cast<uint32_t>(args.x_stride / 8);
   const auto start = [&](const GroupedTile& tile) {
-    in.weights = ldg(&(args.weights + tile.expert)->atoms) + tid() % 128;
+    in.weights = ldg(&(args.weights + tile.expert)->atoms) + tid() % (S::kAtoms * 32);
     SMOE_UNROLL
-    for (int i = 0; i < kWideBlocks / 2; ++i) {
-      const int block = tile.block0 + tid() / 128 + 2 * i;
+    for (int i = 0; i < S::kWeightCopies; ++i) {
+      const int block = tile.block0 + (tid() + i * kGemmThreads) / (S::kAtoms * 32);
       in.block[i] = static_cast<uint32_t>(block < blocks ? block : blocks - 1) * static_cast<uint32_t>(in.atoms * 32);
     }
     SMOE_UNROLL
-    for (int i = 0; i < S::kCopies; ++i) {
-      const int at = tile.row0 + tid() / kWideChunks + 32 * i, row = at < tile.stop ? at : tile.stop - 1;
+    for (int i = 0; i < S::kRowCopies; ++i) {
+      const int at = tile.row0 + (tid() + i * kGemmThreads) / S::kChunks, row = at < tile.stop ? at : tile.stop - 1;
       in.row[i] = static_cast<uint32_t>(args.gather != nullptr ? ldg(args.gather + row) : row) * stride;
     }
-    start_wide<TN>(in, ring);
+    start_wide<S>(in, ring);
   };
   GroupedTile next = {};
   if (bid() < tiles) {
@@ -49,7 +49,7 @@ grouped_gemm_wide(GroupedGemmArgs args) {
   for (int index = bid(); index < tiles; index += nblocks()) {
     const GroupedTile tile = next;
     float acc[S::kBlocks][S::kTiles][4] = {};
-    multiply_wide<TN>(in, ring, tile.stop - tile.row0, acc);
+    multiply_wide<S>(in, ring, acc);
     const bool more = index + nblocks() < tiles;
     if (more) next = tile_at<TN>(args, kWideBlocks, prefix, index + nblocks());
     const int block = tile.block0 + warp() % S::kDown * S::kBlocks;

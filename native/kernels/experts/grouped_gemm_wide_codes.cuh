@@ -27,42 +27,46 @@ grouped_gemm_wide_codes(GroupedGemmArgs args) {
   const int tiles = lds(prefix + args.experts), blocks = grouped_blocks(args), k = static_cast<int>(args.k);
   const bool direct = stores_wide(args);
   for (int index = bid(); index < tiles; index += nblocks()) {
-    const GroupedTile tile = tile_at<TN>(args, kGemmBlocks, prefix, index);
-    const AtomMatrix matrix = load_matrix<false>(args.weights + tile.expert);
-    const auto row_of = [&](int at) {  // rows past the end repeat the last one
-      const int row = tile.row0 + at < tile.stop ? tile.row0 + at : tile.stop - 1;
-      return args.gather != nullptr ? ldg(args.gather + row) : row;
-    };
     float acc[S::kBlocks][S::kTiles][4] = {};
-    if (matrix.format == AtomFormat::Bf16 || matrix.format == AtomFormat::Bf16x3) {
-      GemmOperands<TN> in;
-      in.blocks = blocks;
-      in.block0 = tile.block0;
-      in.x = args.x.data;
-      in.x_step = args.x.step;
-      in.x_parts = 1;
-      in.k = args.k;
-      in.aligned = true;
-      in.atoms = matrix.atoms;
-      in.part_step = matrix.part_step;
-      in.weight_parts = matrix.format == AtomFormat::Bf16x3 ? 3 : 1;
-      SMOE_UNROLL
-      for (int i = 0; i < S::kCopies; ++i) in.row[i] = off(row_of((tid() + i * kGemmThreads) / 4), args.x_stride);
-      multiply_tile<TN>(in, ring, acc);
-    } else {
-      CodeRows<TN> in;
-      in.x = reinterpret_cast<const U32x4*>(args.x.data) + tid() % kCodeChunks;
-      in.chunks = k / 8;
-      SMOE_UNROLL
-      for (int i = 0; i < CodeShape<TN>::kCopies; ++i) {
-        in.row[i] =
-            static_cast<uint32_t>(row_of(tid() / kCodeChunks + 32 * i)) * static_cast<uint32_t>(args.x_stride / 8);
+    {
+      const GroupedTile tile = tile_at<TN>(args, kGemmBlocks, prefix, index);
+      const auto matrix_of = [&] { return load_matrix<false>(args.weights + tile.expert); };
+      const AtomMatrix matrix = matrix_of();
+      const auto row_of = [&](int at) {  // rows past the end repeat the last one
+        const int row = tile.row0 + at < tile.stop ? tile.row0 + at : tile.stop - 1;
+        return args.gather != nullptr ? ldg(args.gather + row) : row;
+      };
+      if (matrix.format == AtomFormat::Bf16 || matrix.format == AtomFormat::Bf16x3) {
+        GemmOperands<TN> in;
+        in.blocks = blocks;
+        in.block0 = tile.block0;
+        in.x = args.x.data;
+        in.x_step = args.x.step;
+        in.x_parts = 1;
+        in.k = args.k;
+        in.aligned = true;
+        in.atoms = matrix.atoms;
+        in.part_step = matrix.part_step;
+        in.weight_parts = matrix.format == AtomFormat::Bf16x3 ? 3 : 1;
+        SMOE_UNROLL
+        for (int i = 0; i < S::kCopies; ++i) in.row[i] = off(row_of((tid() + i * kGemmThreads) / 4), args.x_stride);
+        multiply_tile<TN>(in, ring, acc);
+      } else {
+        CodeRows<TN> in;
+        in.x = reinterpret_cast<const U32x4*>(args.x.data) + tid() % kCodeChunks;
+        SMOE_UNROLL
+        for (int i = 0; i < CodeShape<TN>::kCopies; ++i) {
+          in.row[i] =
+              static_cast<uint32_t>(row_of(tid() / kCodeChunks + 32 * i)) * static_cast<uint32_t>(args.x_stride / 8);
+        }
+        const int live = tile.stop - tile.row0;
+        with_codes(matrix.format, [&](auto format) {
+          multiply_wide_codes<TN, decltype(format)>(in, matrix_of, tile.block0, blocks, k, live, ring, acc);
+        });
       }
-      const int live = tile.stop - tile.row0;
-      with_codes(matrix.format, [&](auto format) {
-        multiply_wide_codes<TN, decltype(format)>(in, matrix, tile.block0, blocks, k, live, ring, acc);
-      });
     }
+    // Once more, rather than in registers across the multiplication, which needs all of them.
+    const GroupedTile tile = tile_at<TN>(args, kGemmBlocks, prefix, index);
     const int block = tile.block0 + warp() % S::kWarpsDown * S::kBlocks;
     const int row0 = tile.row0 + warp() / S::kWarpsDown * S::kTiles * 8;
     const auto sum = [&](int b, int t, int c) { return acc[b][t][c]; };

@@ -22,9 +22,11 @@ int launch_linear_tiles(Stream stream, const LinearArgs& args) {
   const int format = static_cast<int>(args.weight.format);
   if (format < 0 || format >= kAtomFormats) return kInvalidValue;
   if (args.x.parts != 1 && args.x.parts != 3) return kInvalidValue;
-  if (args.weight.format == AtomFormat::Bf16 && whole_chunks(args)) return linear_wide_tiles(stream, args);
   const bool parts = args.weight.format == AtomFormat::Bf16 || args.weight.format == AtomFormat::Bf16x3;
-  return parts ? linear_tiles_parts(stream, args) : linear_tiles_codes(stream, args);
+  if (args.weight.format == AtomFormat::Bf16x3 || !whole_chunks(args)) {
+    return parts ? linear_tiles_parts(stream, args) : linear_tiles_codes(stream, args);
+  }
+  return parts ? linear_wide_tiles(stream, args) : linear_wide_codes_tiles(stream, args);
 }
 
 }  // namespace smoe::cu

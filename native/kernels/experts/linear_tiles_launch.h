@@ -32,5 +32,7 @@ int linear_tiles_codes(Stream stream, const LinearArgs& args);
 int linear_tiles_parts(Stream stream, const LinearArgs& args);
 // One bf16 plane of either operand, rows of whole aligned 16-byte chunks.
 int linear_wide_tiles(Stream stream, const LinearArgs& args);
+// The same, weights of codes.
+int linear_wide_codes_tiles(Stream stream, const LinearArgs& args);
 
 }  // namespace smoe::cu

@@ -14,11 +14,12 @@ int64_t wide_tiles(const LinearArgs& args) {
 
 template <int TN>
 int launch_wide(Stream stream, const LinearArgs& args, int64_t blocks) {
-  const int64_t tiles = wide_tiles<TN>(args);
-  // GPUs with 99 KB of shared memory for a block take the smaller tiles.
-  if (static_cast<size_t>(WideShape<TN>::kBytes) > shared_limit(stream)) return linear_tiles_parts(stream, args);
-  return launch(stream, {blocks < tiles ? blocks : tiles, kGemmThreads, WideShape<TN>::kBytes, true}, &linear_wide<TN>,
-                args);
+  const int64_t tiles = wide_tiles<TN>(args), grid = blocks < tiles ? blocks : tiles;
+  if (static_cast<size_t>(WideShape<TN, 4>::kBytes) <= shared_limit(stream)) {
+    return launch(stream, {grid, kGemmThreads, WideShape<TN, 4>::kBytes, true}, &linear_wide<TN, 4>, args);
+  }
+  static_assert(WideShape<TN, 2>::kBytes <= kLeastShared, "fits every GPU");
+  return launch(stream, {grid, kGemmThreads, WideShape<TN, 2>::kBytes, true}, &linear_wide<TN, 2>, args);
 }
 
 // What the tiles take one after the other: their bytes, TN + 256 rows, which few real rows do not make fewer.

@@ -22,6 +22,7 @@ class Gpu {
   // Of the emulation alone; a GPU has what it has and counts nothing. What is found in the counts stands under
   // #ifndef SMOE_TEST_ON_GPU.
   void set_wgmma(bool has) { device_.options.wgmma = has; }
+  void set_shared_limit(size_t bytes) { device_.options.shared_limit = bytes; }
   void count_traffic(bool on) { device_.options.traffic = on; }
   void read_traffic(emu::Traffic* out) { *out = device_.engine().traffic(); }
 

@@ -175,6 +175,7 @@ class Gpu {
     return cuda_runtime().device_info(0, &info) == CudaError::None && info.major == 9;
   }
   void set_wgmma(bool) {}
+  void set_shared_limit(size_t) {}
   void count_traffic(bool) {}
   void read_traffic(emu::Traffic*) {}
   template <class T>

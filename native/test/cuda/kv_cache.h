@@ -17,7 +17,7 @@ class KvCache {
     const size_t part = static_cast<size_t>(kv_heads * kPageTokens * (key_dim + value_dim)) * size_;
     std::vector<void*> table;
     for (int64_t page = 0; page * kPageTokens < positions; ++page) {
-      pages_.push_back(gpu.array<unsigned char>(kOffset + part, "page"));
+      pages_.push_back(gpu.array<uint16_t>((kOffset + part) / 2, "page"));
       table.push_back(pages_.back().data());
     }
     table_ = std::make_unique<emu::Buffer<void*>>(gpu.array(table, "page table"));
@@ -37,7 +37,7 @@ class KvCache {
   void fill(int64_t count, Element element) {
     for (int64_t page = 0; page * kPageTokens < count; ++page) {
       auto& buffer = pages_[static_cast<size_t>(page)];
-      std::vector<unsigned char> bytes = buffer.download();
+      std::vector<unsigned char> bytes = bytes_of(buffer.download());
       for (int64_t slot = 0; slot < kPageTokens; ++slot) {
         const int64_t position = page * kPageTokens + slot;
         for (int head = 0; head < kv_heads_; ++head)
@@ -45,7 +45,9 @@ class KvCache {
             for (int i = 0; i < (value ? value_dim_ : key_dim_); ++i)
               put(&bytes, at(slot, head, value, i), position < count ? element(position, head, value, i) : NAN);
       }
-      buffer.upload(bytes);
+      std::vector<uint16_t> words(bytes.size() / 2);
+      std::memcpy(words.data(), bytes.data(), bytes.size());
+      buffer.upload(words);
     }
   }
   float get(int64_t position, int head, bool value, int i) {
@@ -57,7 +59,7 @@ class KvCache {
   }
   void download() {
     host_.clear();
-    for (auto& page : pages_) host_.push_back(page.download());
+    for (auto& page : pages_) host_.push_back(bytes_of(page.download()));
   }
   const std::vector<std::vector<unsigned char>>& bytes() const { return host_; }
   size_t unwritten_bytes() const {
@@ -70,6 +72,10 @@ class KvCache {
 
  private:
   static constexpr size_t kOffset = 32;
+  static std::vector<unsigned char> bytes_of(const std::vector<uint16_t>& words) {
+    const auto* const first = reinterpret_cast<const unsigned char*>(words.data());
+    return {first, first + 2 * words.size()};
+  }
   size_t at(int64_t slot, int head, bool value, int i) const {
     const int64_t base = value ? int64_t{kv_heads_} * kPageTokens * key_dim_ : 0;
     return kOffset +
@@ -81,7 +87,7 @@ class KvCache {
   }
   int kv_heads_, key_dim_, value_dim_;
   size_t size_;
-  std::vector<emu::Buffer<unsigned char>> pages_;
+  std::vector<emu::Buffer<uint16_t>> pages_;
   std::unique_ptr<emu::Buffer<void*>> table_;
   std::vector<std::vector<unsigned char>> host_;
 };

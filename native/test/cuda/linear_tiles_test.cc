@@ -89,6 +89,17 @@ TEST_CASE("linear_tiles: codes") {
   }
 }
 
+TEST_CASE("linear_tiles: codes and one plane, large tiles and small") {
+  int turn = 0;
+  for (const CodeSpec& spec : some_codes(320)) {
+    LinearCase c = shape(turn % 2 == 0 ? 150 : 70, turn % 3 == 0 ? 300 : 140, 320);
+    c.codes = spec;
+    c.aligned = true;
+    c.batch = ++turn % 4 == 0 ? 2 : 1;
+    check_linear(c);
+  }
+}
+
 TEST_CASE("linear_tiles: maps side by side") {
   for (const bool shared : {false, true}) {
     LinearCase c = shape(35, 21, 45);
