@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import machine
 from context import ROOT, run
 
-# As CMakeLists.txt has it.
+# As CMakeLists.txt has it; -fmad=false is nvcc's -ffp-contract=off.
 PROCESSOR = ["-DSMOE_X86=1"] if platform.machine() in ("x86_64", "AMD64") else []
 CORE_FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", *PROCESSOR]
 
@@ -74,7 +74,7 @@ class Builder:
         # Launches are optimised as the library's are; what only a test's host side needs is compiled faster.
         level = "-O3" if kind in ("kernels", "rig") else "-O2"
         return [*self.launcher, self.nvcc, "-std=c++17", level, *self.arch, "-x", "cu", "-DSMOE_TEST_ON_GPU=1", *PROCESSOR,
-                f'-DSMOE_SOURCE_DIR="{ROOT}"', "-Xcompiler", "-ffp-contract=off,-fPIC", *include, *tail]
+                f'-DSMOE_SOURCE_DIR="{ROOT}"', "-fmad=false", "-Xcompiler", "-ffp-contract=off,-fPIC", *include, *tail]
 
     def compile(self, path, kind):
         name = str(path.relative_to(ROOT)).replace("/", "_")
