@@ -37,16 +37,14 @@ struct ActiveExpert {
   int32_t count;
 };
 
-// Entries of a list at most, and experts of several parts.
-SMOE_HD constexpr int list_split(int tokens, int slots, int tiles) {
-  return slots <= 0 ? 0 : (tokens < kDispatchMaxTokens ? tokens : kDispatchMaxTokens) * slots / (8 * tiles);
-}
+// Entries of a list at most.
 SMOE_HD constexpr int list_entries(int experts, int tokens, int slots, int tiles) {
-  return experts + list_split(tokens, slots, tiles);
+  const int parts = slots <= 0 ? 0 : (tokens < kDispatchMaxTokens ? tokens : kDispatchMaxTokens) * slots / (8 * tiles);
+  return experts + parts;
 }
+constexpr int kListWarps = 16;
 inline size_t active_bytes(int experts, int tokens, int slots, int tiles) {
-  return static_cast<size_t>(list_entries(experts, tokens, slots, tiles)) * 20 +
-         static_cast<size_t>(list_split(tokens, slots, tiles) + 1) * 4;
+  return static_cast<size_t>(list_entries(experts, tokens, slots, tiles)) * 20 + kListWarps * 4;
 }
 
 // All of them, in ascending order, in shared memory: blocks look these up again and again, each time behind the latency
@@ -56,9 +54,10 @@ template <int NT>
 class ActiveList {
  public:
   SMOE_DEVICE ActiveList(unsigned char* shared, int experts, int tokens, int slots)
-      : wide_(reinterpret_cast<U32x4*>(shared)),
+      : experts_(experts),
+        wide_(reinterpret_cast<U32x4*>(shared)),
         narrow_(reinterpret_cast<uint32_t*>(wide_ + list_entries(experts, tokens, slots, NT))),
-        split_(narrow_ + list_entries(experts, tokens, slots, NT)) {}
+        totals_(narrow_ + list_entries(experts, tokens, slots, NT)) {}
 
   SMOE_DEVICE ActiveExpert operator[](int i) const {
     const U32x4 wide = lds(wide_ + i);
@@ -75,29 +74,48 @@ class ActiveList {
   }
 
   // By the whole block, which may read the list behind the barrier at the end. Returns how many entries there are.
-  // whole_groups: slices must not cut groups of columns.
+  // whole_groups: slices must not cut groups of columns. Every expert is asked for its tokens, all at a time: one
+  // latency, where the list of active ones would cost one more for their number and one for their ids.
   template <bool bf16_only, bool whole_groups = false>
   SMOE_DEVICE int fill(const DispatchBits& plan, const AtomMatrix* weights) const {
-    if (tid() == 0) sts(split_, 0u);
-    sync();
-    const int active = ldg(plan.active_count);
-    for (int i = tid(); i < active; i += nthreads()) {
-      const int parts = put<bf16_only, whole_groups>(plan, weights, i, i, 1);
-      if (parts > 1) sts(split_ + 1 + atomic_add_shared(split_, 1u), static_cast<uint32_t>(i << 8 | (parts - 1)));
-    }
-    sync();
-    const int split = static_cast<int>(lds(split_));
-    if (split == 0) return active;
-    // Rare. The order in which threads noted what to split does not show in the places.
-    int entries = active;
-    for (int s = 0; s < split; ++s) entries += static_cast<int>(lds(split_ + 1 + s) & 255);
-    for (int i = tid(); i < active; i += nthreads()) {
-      int place = i;
-      for (int s = 0; s < split; ++s) {
-        const uint32_t noted = lds(split_ + 1 + s);
-        if (static_cast<int>(noted >> 8) < i) place += static_cast<int>(noted & 255);
+    int entries = 0;
+    for (int first = 0; first < experts_; first += nthreads()) {
+      if (first > 0) sync();  // the totals before have been read
+      const int expert = first + tid();
+      const bool real = expert < experts_;
+      const uint64_t mask = real ? ldg(plan.mask + expert) : 0;
+      const int row0 = real ? ldg(plan.offset + expert) : 0;
+      const AtomMatrix* const matrix = weights + (real ? expert : 0);
+      const uint64_t atoms = reinterpret_cast<uint64_t>(ldg(&matrix->atoms));
+      const AtomFormat format = bf16_only ? AtomFormat::Bf16 : ldg(&matrix->format);
+      const int cols = atom_cols(format), apart = whole_groups ? slice_step(ldg(&matrix->group), cols) : 1;
+      const int parts = (popc(mask) + 8 * NT - 1) / (8 * NT);
+      int until = parts;  // entries up to this expert's last
+      for (int delta = 1; delta < 32; delta *= 2) {
+        const int lower = shfl_up(until, delta);
+        if (lane() >= delta) until += lower;
       }
-      put<bf16_only, whole_groups>(plan, weights, i, place, 8);
+      if (lane() == 31) sts(totals_ + warp(), static_cast<uint32_t>(until));
+      sync();
+      int place = entries + until - parts;
+      for (int w = 0; w < nthreads() / 32; ++w) {
+        const int total = static_cast<int>(lds(totals_ + w));
+        if (w < warp()) place += total;
+        entries += total;
+      }
+      // log2 of an atom's columns, less three.
+      const int atom = format == AtomFormat::Bf16x3 ? 0 : ffs(static_cast<uint32_t>(cols)) - 4;
+      static_assert(kRouteMaxExperts <= 1024 && kDispatchMaxTokens * kRouteMaxSlots <= 2048, "bits of narrow_");
+      uint64_t left = mask;
+      for (int part = 0; part < parts; ++part) {
+        uint64_t rest = left;  // without this part's tokens
+        for (int n = 0; n < 8 * NT && NT < 8; ++n) rest &= rest - 1;
+        const uint64_t mine = NT < 8 ? left & ~rest : left;
+        sts(wide_ + place + part, U32x4{{low(atoms), high(atoms), low(mine), high(mine)}});
+        sts(narrow_ + place + part, static_cast<uint32_t>(expert | (row0 + part * 8 * NT) << 10 | atom << 21) |
+                                        static_cast<uint32_t>(apart) << 24);
+        left = rest;
+      }
     }
     sync();
     return entries;
@@ -107,35 +125,10 @@ class ActiveList {
   SMOE_DEVICE static uint32_t low(uint64_t v) { return static_cast<uint32_t>(v); }
   SMOE_DEVICE static uint32_t high(uint64_t v) { return static_cast<uint32_t>(v >> 32); }
 
-  // The parts of active expert i from place `place` on, at most `most` of them. Returns how many it has.
-  template <bool bf16_only, bool whole_groups>
-  SMOE_DEVICE int put(const DispatchBits& plan, const AtomMatrix* weights, int i, int place, int most) const {
-    const int expert = ldg(plan.active + i), row0 = ldg(plan.offset + expert);
-    const AtomMatrix* const matrix = weights + expert;
-    uint64_t mask = ldg(plan.mask + expert);
-    const uint64_t atoms = reinterpret_cast<uint64_t>(ldg(&matrix->atoms));
-    const AtomFormat format = bf16_only ? AtomFormat::Bf16 : ldg(&matrix->format);
-    const int cols = atom_cols(format), apart = whole_groups ? slice_step(ldg(&matrix->group), cols) : 1;
-    // log2 of an atom's columns, less three.
-    const int atom = format == AtomFormat::Bf16x3 ? 0 : ffs(static_cast<uint32_t>(cols)) - 4;
-    static_assert(kRouteMaxExperts <= 1024 && kDispatchMaxTokens * kRouteMaxSlots <= 2048, "bits of narrow_");
-    const int parts = (popc(mask) + 8 * NT - 1) / (8 * NT);
-    for (int part = 0; part < parts && part < most; ++part) {
-      uint64_t rest = mask;  // without this part's tokens
-      for (int n = 0; n < 8 * NT && NT < 8; ++n) rest &= rest - 1;
-      const uint64_t mine = NT < 8 ? mask & ~rest : mask;
-      const int row = row0 + part * 8 * NT;
-      sts(wide_ + place + part, U32x4{{low(atoms), high(atoms), low(mine), high(mine)}});
-      sts(narrow_ + place + part, static_cast<uint32_t>(expert | row << 10 | atom << 21) | static_cast<uint32_t>(apart)
-                                                                                               << 24);
-      mask = rest;
-    }
-    return parts;
-  }
-
+  int experts_;
   U32x4* wide_;       // atoms and mask
   uint32_t* narrow_;  // expert, row0, columns of an atom
-  uint32_t* split_;   // how many experts have several parts; which, and how many parts more than one
+  uint32_t* totals_;  // entries of each warp's experts
 };
 
 // A warp's items of a block, `item` and every warp-count-th from there: unit first_unit + item / slices. Units are row

@@ -9,8 +9,8 @@
 
 namespace smoe::cu {
 
-// Warps of a block at most, and of K2. Their number does not show in the bits.
-constexpr int kExpertWarps = 16, kGateUpWarps = 8;
+// Warps of a block: at most, at least, and of K2. Their number does not show in the bits.
+constexpr int kDecodeWarps = 16, kLeastWarps = 4, kGateUpWarps = 8;
 
 // Sums of a warp's item, [tile][16 rows][8 columns]: with a pitch of 10, 16 rows of two columns meet no bank twice.
 constexpr int kSumPitch = 10, kTileSums = kAtomRows * kSumPitch;

@@ -26,11 +26,10 @@ SMOE_DEVICE void finish_column(const DownCombineArgs& args, int i, int64_t colum
 }
 
 // Outputs of a thread, token and column i = tid() + m * threads of the block's 16 columns, with four warps.
-constexpr int kLeastDownWarps = 4;
-SMOE_HD constexpr int outputs_of(int tiles) { return tiles * 8 * kAtomRows / (32 * kLeastDownWarps); }
+SMOE_HD constexpr int outputs_of(int tiles) { return tiles * 8 * kAtomRows / (32 * kLeastWarps); }
 
 // Warps of a block at most: those of 128 registers each, or half as many of twice that.
-SMOE_HD constexpr int most_down_warps(bool light) { return light ? kExpertWarps : kExpertWarps / 2; }
+SMOE_HD constexpr int most_down_warps(bool light) { return light ? kDecodeWarps : kDecodeWarps / 2; }
 
 // Columns of a slice of K3, at least: a block has few items, of which each warp should have as many.
 SMOE_HD constexpr int down_slice(bool bf16_only) { return bf16_only ? 512 : 1024; }

@@ -1,14 +1,14 @@
 // K3 with int8 activations: a kernel per number of token tiles.
 #include "kernels/experts/down_combine_int8.cuh"
 
-#include "kernels/experts/down_combine_launch.h"
+#include "kernels/experts/decode_launch.h"
 
 namespace smoe::cu {
 namespace {
 
 template <int NT>
 int down_combine_int8_tiles(Stream stream, const DownCombineInt8Args& args) {
-  return launch_down<NT, (NT <= 2)>(stream, args.map, &down_combine_int8<NT>, args);
+  return launch_down_block<NT>(stream, most_down_warps(NT <= 2), args.map, &down_combine_int8<NT>, args);
 }
 
 }  // namespace

@@ -2,32 +2,15 @@
 // format with x of one part, every format with x of three.
 #pragma once
 
-#include "cuda/limits.h"
-#include "kernels/cuda_launches.h"
+#include "kernels/experts/decode_launch.h"
 #include "kernels/experts/down_combine.cuh"
 
 namespace smoe::cu {
 
-// Warps of a block, so that 16 of them are on every SM and all blocks at once: a second wave of a few blocks would cost
-// as much as the first.
-inline int down_warps(Stream stream, int most, int tiles, int64_t blocks, const DownCombineArgs& map) {
-  const int sms = sm_count(stream);
-  int warps = blocks <= sms ? kExpertWarps : blocks <= 2 * sms ? kExpertWarps / 2 : kLeastDownWarps;
-  if (warps > most) warps = most;
-  while (warps > kLeastDownWarps && decode_shared_bytes(warps, tiles, map) > shared_limit(stream)) warps /= 2;
-  return warps;
-}
-
-template <int NT, bool light, class Args>
-int launch_down(Stream stream, const DownCombineArgs& map, void (*kernel)(Args), const Args& args) {
-  const int64_t blocks = row_blocks(map.hidden);
-  const int warps = down_warps(stream, most_down_warps(light), NT, blocks, map);
-  return launch(stream, {blocks, 32 * warps, decode_shared_bytes(warps, NT, map), true}, kernel, args);
-}
-
 template <int NT, bool bf16_only, int XP>
 int down_combine_tiles(Stream stream, const DownCombineArgs& args) {
-  return launch_down<NT, (bf16_only ? NT <= 4 : NT * XP <= 2)>(stream, args, &down_combine<NT, bf16_only, XP>, args);
+  return launch_down_block<NT>(stream, most_down_warps(bf16_only ? NT <= 4 : NT * XP <= 2), args,
+                               &down_combine<NT, bf16_only, XP>, args);
 }
 
 template <bool bf16_only, int XP>

@@ -1,15 +1,14 @@
 // K2 with int8 activations: a kernel per number of token tiles.
 #include "kernels/experts/gate_up_int8.cuh"
 
-#include "kernels/cuda_launches.h"
+#include "kernels/experts/decode_launch.h"
 
 namespace smoe::cu {
 namespace {
 
 template <int NT>
 int gate_up_int8_tiles(Stream stream, const GateUpInt8Args& args) {
-  return launch(stream, {args.map.blocks, 32 * kGateUpWarps, decode_shared_bytes(kGateUpWarps, NT, args.map), true},
-                &gate_up_int8<NT>, args);
+  return launch_gate_up_block<NT>(stream, args.map, &gate_up_int8<NT>, args);
 }
 
 }  // namespace

@@ -2,15 +2,14 @@
 // format with x of one part, every format with x of three.
 #pragma once
 
-#include "kernels/cuda_launches.h"
+#include "kernels/experts/decode_launch.h"
 #include "kernels/experts/gate_up.cuh"
 
 namespace smoe::cu {
 
 template <int NT, bool bf16_only, int XP>
 int gate_up_tiles(Stream stream, const GateUpArgs& args) {
-  return launch(stream, {args.blocks, 32 * kGateUpWarps, decode_shared_bytes(kGateUpWarps, NT, args), true},
-                &gate_up<NT, bf16_only, XP>, args);
+  return launch_gate_up_block<NT>(stream, args, &gate_up<NT, bf16_only, XP>, args);
 }
 
 template <bool bf16_only, int XP>

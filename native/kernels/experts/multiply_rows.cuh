@@ -70,10 +70,18 @@ SMOE_DEVICE void multiply_bf16(Stream& stream, const KSlice& slice, const TokenR
       } else if (here > kBatch) {
         load_batch(rows, 0, first + kBatch, k_size, ahead);
       }
-      SMOE_UNROLL
-      for (int j = 0; j < kBatch; ++j) {
-        if (j >= here) break;
-        mma_bf16(acc[tile], lds(atoms + j * 32).x, b[j]);
+      if (here >= kBatch) {  // without a branch between them the loads go first
+        U32x4 a[kBatch];
+        SMOE_UNROLL
+        for (int j = 0; j < kBatch; ++j) a[j] = lds(atoms + j * 32);
+        SMOE_UNROLL
+        for (int j = 0; j < kBatch; ++j) mma_bf16(acc[tile], a[j].x, b[j]);
+      } else {
+        SMOE_UNROLL
+        for (int j = 0; j < kBatch; ++j) {
+          if (j >= here) break;
+          mma_bf16(acc[tile], lds(atoms + j * 32).x, b[j]);
+        }
       }
     }
     stream.give();

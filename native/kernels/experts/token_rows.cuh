@@ -45,7 +45,7 @@ SMOE_DEVICE uint32_t load_pair(const bf16* row, int64_t at, bool real) {
 }
 
 // k16 steps whose B registers are read together: twice 16 registers, or 8 where sums of many tiles need the room.
-SMOE_HD constexpr int batch_steps(int tiles) { return tiles <= 2 ? 8 : 4; }
+SMOE_HD constexpr int batch_steps(int tiles) { return tiles <= 4 ? 8 : 4; }
 
 // B registers of kSteps steps from step `step` on.
 template <int kSteps, int NT>
