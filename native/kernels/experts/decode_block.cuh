@@ -16,7 +16,7 @@ constexpr int kDecodeWarps = 16, kLeastWarps = 4, kGateUpWarps = 8;
 constexpr int kSumPitch = 10, kTileSums = kAtomRows * kSumPitch;
 
 // 16 warps are meant to be on an SM at a time: with a batch of eight atoms, 64 KB under way while as many are
-// multiplied. With more tiles it is half of that, which still is what latency asks for. Together with the sums and a
+// multiplied; with eight tiles half of that, which still is what latency asks for. Together with the sums and a
 // list of 1024 experts, 20 KB, a block of eight warps fits the 99 KB of sm_86.
 // Buffers of a round's sums: with two, warps may be a round apart.
 SMOE_HD constexpr int decode_buffers(int tiles) { return tiles == 1 ? 2 : 1; }
