@@ -110,9 +110,8 @@ Conflict GlobalMemory::read(GlobalBuffer* buffer, const GlobalActor& actor, cons
   for (size_t g = offset / 2; g <= (offset + bytes - 1) / 2; ++g) {
     GlobalBuffer::Granule& cell = buffer->granules[g];
     if (cell.written == 0) return {Fault::ReadBeforeWrite, -1, "nobody has written"};
-    // The launch before this one let it start behind its own pdl_wait, so that all before that have ended. Of what the
-    // host wrote nobody can tell: elsewhere a kernel may have.
-    if (actor.early && (cell.write_launch == 0 || cell.write_launch + 2 > actor.launch)) {
+    // The launch before this one let it start behind its own pdl_wait, so that all before that have ended.
+    if (actor.early && (cell.write_launch == 0 ? !buffer->copied_in : cell.write_launch + 2 > actor.launch)) {
       return {Fault::PdlContract, -1, "reads before pdl_wait"};
     }
     if (cell.write_launch == actor.launch) {

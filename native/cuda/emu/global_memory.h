@@ -32,6 +32,9 @@ struct GlobalBuffer {
   std::string name;
   // Written by the host only (weights, tables): kernels may read it before pdl_wait, and may not write it.
   bool constant = false;
+  // Whatever the host wrote was copied in, in the order of a stream. Elsewhere the host stands for kernels of other
+  // launches: such bytes are not read before pdl_wait.
+  bool copied_in = false;
 
   void* mapping = nullptr;
   size_t mapping_bytes = 0;

@@ -110,6 +110,7 @@ CudaError allocate(int device, size_t bytes, void** out) {
   GlobalBuffer* buffer = nullptr;
   if (!strikes(&w.allocations_left) && !full) buffer = gpu->device.memory.allocate(bytes, false, "device memory");
   if (buffer == nullptr) return fail(CudaError::OutOfMemory, "emulated: out of memory");
+  buffer->copied_in = true;
   gpu->in_use += bytes;
   gpu->buffers[buffer->data] = buffer;
   *out = buffer->data;

@@ -22,10 +22,14 @@ constexpr int kSumPitch = 10, kTileSums = kAtomRows * kSumPitch;
 SMOE_HD constexpr int decode_buffers(int tiles) { return tiles == 1 ? 2 : 1; }
 SMOE_HD constexpr int decode_sums(int warps, int tiles) { return decode_buffers(tiles) * warps * tiles * kTileSums; }
 
+// Of K3: a sum for each of 64 tokens and 16 columns.
+constexpr int kDownSums = kDispatchMaxTokens * kAtomRows;
+
 // Map: GateUpArgs, DownCombineArgs.
 template <class Map>
 size_t decode_shared_bytes(int warps, int tiles, const Map& map) {
-  return stream_bytes(warps, batch_steps(tiles)) + static_cast<size_t>(decode_sums(warps, tiles)) * sizeof(float) +
+  return stream_bytes(warps, batch_steps(tiles)) +
+         static_cast<size_t>(decode_sums(warps, tiles) + kDownSums) * sizeof(float) +
          active_bytes(map.experts, map.max_tokens, map.slots, tiles);
 }
 
@@ -35,14 +39,14 @@ SMOE_DEVICE int warps() { return nthreads() / 32; }
 template <int NT>
 struct DecodeShared {
   U32x4* ring;
-  float* sums;
+  float *sums, *down;
   ActiveList<NT> list;
   template <class Map>
   SMOE_DEVICE DecodeShared(unsigned char* base, const Map& map)
       : ring(reinterpret_cast<U32x4*>(base)),
         sums(reinterpret_cast<float*>(base + warps() * kStreamBatches * batch_steps(NT) * 512)),
-        list(reinterpret_cast<unsigned char*>(sums + decode_sums(warps(), NT)), map.experts, map.max_tokens,
-             map.slots) {}
+        down(sums + decode_sums(warps(), NT)),
+        list(reinterpret_cast<unsigned char*>(down + kDownSums), map.experts, map.max_tokens, map.slots) {}
   // Of item `item` of a round.
   SMOE_DEVICE float* sums_of(int buffer, int item) const { return sums + (buffer * warps() + item) * NT * kTileSums; }
 };

@@ -25,45 +25,45 @@ SMOE_DEVICE void finish_column(const DownCombineArgs& args, int i, int64_t colum
   stg(args.out + at, residual_step(args.step, args.state, args.residual, at, y));
 }
 
-// Outputs of a thread, token and column i = tid() + m * threads of the block's 16 columns, with four warps.
-SMOE_HD constexpr int outputs_of(int tiles) { return tiles * 8 * kAtomRows / (32 * kLeastWarps); }
-
 // Warps of a block at most: those of 128 registers each, or half as many of twice that.
 SMOE_HD constexpr int most_down_warps(bool light) { return light ? kDecodeWarps : kDecodeWarps / 2; }
 
 // Columns of a slice of K3, at least: a block has few items, of which each warp should have as many.
 SMOE_HD constexpr int down_slice(bool bf16_only) { return bf16_only ? 512 : 1024; }
 
-// All of the block's outputs. Rows past those that a kernel of NT tiles can have tokens for are padding.
-template <int NT>
-SMOE_DEVICE void finish_columns(const DownCombineArgs& args, int64_t column0, const float (&y)[outputs_of(NT)]) {
-  SMOE_UNROLL
-  for (int m = 0; m < outputs_of(NT); ++m) finish_column(args, tid() + m * nthreads(), column0, y[m]);
+// The block's sums, token and column i of its 16, of which thread i % threads has charge. They lie in shared memory: a
+// kernel of few tiles, too, has up to 64 tokens.
+SMOE_DEVICE void clear_sums(float* y) {
+  for (int i = tid(); i < kDownSums; i += nthreads()) sts(y + i, 0.0f);
+}
+// All of the block's outputs. Rows past the 64 that can be tokens are padding.
+SMOE_DEVICE void finish_columns(const DownCombineArgs& args, int64_t column0, const float* y) {
   SMOE_UNROLL1
-  for (int i = tid() + outputs_of(NT) * nthreads(); i < args.max_tokens * kAtomRows; i += nthreads()) {
-    finish_column(args, i, column0, 0.0f);
+  for (int i = tid(); i < args.max_tokens * kAtomRows; i += nthreads()) {
+    finish_column(args, i, column0, i < kDownSums ? lds(y + i) : 0.0f);
   }
 }
 
-// y[m] += what the experts [first, stop) of the list give, one after the other. value(place, e, n, row): the output of
-// row `row` of the row block for the expert's n-th token.
+// y += what the experts [first, stop) of the list give, one after the other. value(place, e, n, row): the output of row
+// `row` of the row block for the expert's n-th token.
 template <int NT, class Value>
 SMOE_DEVICE void add_experts(const DownCombineArgs& args, const ActiveList<NT>& list, int first, int stop,
-                             int64_t column0, float (&y)[outputs_of(NT)], Value value) {
+                             int64_t column0, float* y, Value value) {
+  const int rows = args.max_tokens * kAtomRows < kDownSums ? args.max_tokens * kAtomRows : kDownSums;
   SMOE_UNROLL1
   for (int place = first; place < stop; ++place) {
     const ActiveExpert e = list[place];
-    SMOE_UNROLL
-    for (int m = 0; m < outputs_of(NT); ++m) {
-      const int i = tid() + m * nthreads(), token = i / kAtomRows, row = i % kAtomRows;
-      if (token >= kDispatchMaxTokens || (e.mask >> token & 1) == 0) continue;
+    SMOE_UNROLL1
+    for (int i = tid(); i < rows; i += nthreads()) {
+      const int token = i / kAtomRows, row = i % kAtomRows;
+      if ((e.mask >> token & 1) == 0) continue;
       const int n = dispatch_rank(e.mask, token);
       const float weight = args.weight_on_input ? 1.0f : ldg(args.plan.row_weight + e.row0 + n);
       float sum = value(place, e, n, row);
       if (args.bias != nullptr && column0 + row < args.hidden) {
         sum += ldg(args.bias + off(e.expert, args.hidden) + column0 + row);
       }
-      y[m] = fma(weight, sum, y[m]);
+      sts(y + i, fma(weight, sum, lds(y + i)));
     }
   }
 }
@@ -80,7 +80,8 @@ down_combine(DownCombineArgs args) {
   const int shift = slice_shift(args.width, down_slice(bf16_only)), slices = 1 << shift, items = active << shift;
   DecodeStream<NT> stream(shared.ring, {shared.list, args.width, shift, 0, 1, bid(), warp(), items});
   pdl_wait();
-  float y[outputs_of(NT)] = {};
+  float* const y = shared.down;
+  clear_sums(y);
   const auto multiply = [&](int item, float* sums) {
     const ActiveExpert e = shared.list[item >> shift];
     TokenRows<NT> rows;
@@ -103,7 +104,7 @@ down_combine(DownCombineArgs args) {
   };
   decode_rounds(shared, items, multiply, finish);
   pdl_trigger();
-  finish_columns<NT>(args, column0, y);
+  finish_columns(args, column0, y);
 }
 
 }  // namespace smoe::cu

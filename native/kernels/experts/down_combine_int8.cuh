@@ -19,7 +19,8 @@ down_combine_int8(DownCombineInt8Args args) {
   const int shift = slice_shift(map.width, down_slice(false)), slices = 1 << shift, items = active << shift;
   DecodeStream<NT> stream(shared.ring, {shared.list, map.width, shift, 0, 1, bid(), warp(), items});
   pdl_wait();
-  float y[outputs_of(NT)] = {};
+  float* const y = shared.down;
+  clear_sums(y);
   const auto multiply = [&](int item, float* sums) {
     const ActiveExpert e = shared.list[item >> shift];
     const int tiles = (e.count + 7) / 8;
@@ -44,7 +45,7 @@ down_combine_int8(DownCombineInt8Args args) {
   };
   decode_rounds(shared, items, multiply, finish);
   pdl_trigger();
-  finish_columns<NT>(map, column0, y);
+  finish_columns(map, column0, y);
 }
 
 }  // namespace smoe::cu

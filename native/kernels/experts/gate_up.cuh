@@ -67,14 +67,14 @@ gate_up(GateUpArgs args) {
   const int items = (range.stop - range.first) << shift;
   DecodeStream<NT> stream(shared.ring, {shared.list, args.hidden, shift, range.first, range.blocks, -1, warp(), items});
   ActiveExpert e{};
-  e.expert = -1;
+  int listed = -1;  // where `e` stands: an expert may stand in several places, with other tokens
   AtomMatrix weights{};
   TokenRows<NT> rows;
   const auto multiply = [&](int item, float* sums) {
     const int unit = range.first + (item >> shift), place = unit / range.blocks;
-    const ActiveExpert now = shared.list[place];
-    if (now.expert != e.expert) {
-      e = now;
+    if (place != listed) {
+      listed = place;
+      e = shared.list[place];
       weights = load_matrix<bf16_only>(args.weights + e.expert);
       rows.start(args.x.data, e.count, [&](int n) { return static_cast<uint32_t>(nth_bit(e.mask, n) * args.hidden); });
     }

@@ -21,7 +21,7 @@ gate_up_int8(GateUpInt8Args args) {
   const int items = (range.stop - range.first) << shift;
   DecodeStream<NT> stream(shared.ring, {shared.list, map.hidden, shift, range.first, range.blocks, -1, warp(), items});
   ActiveExpert e{};
-  e.expert = -1;
+  int listed = -1;  // where `e` stands: an expert may stand in several places, with other tokens
   AtomMatrix weights{};
   Int8Tiles<NT> x;
   const auto row_of = [&](const ActiveExpert& of, int n) {
@@ -29,9 +29,9 @@ gate_up_int8(GateUpInt8Args args) {
   };
   const auto multiply = [&](int item, float* sums) {
     const int unit = range.first + (item >> shift), place = unit / range.blocks;
-    const ActiveExpert now = shared.list[place];
-    if (now.expert != e.expert) {
-      e = now;
+    if (place != listed) {
+      listed = place;
+      e = shared.list[place];
       weights = load_matrix<false>(map.weights + e.expert);
       x.start(rows_of_group(args.x, weights.group), e.count, [&](int n) { return row_of(e, n); });
     }
