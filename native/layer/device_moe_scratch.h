@@ -107,8 +107,8 @@ inline DeviceMoeScratch lay_out(const DeviceMoeWeights& w, int64_t tokens, int g
     s.few = take_bits(arena, e);
     s.few.row_weight = arena.take<float>(rows);
   } else {
-    s.partials = arena.take<float>(std::max(cu::route_many_partials(tokens, e, splits),
-                                            cu::route_many_partials(tokens, 1, gate_splits)));
+    s.partials = arena.take<float>(
+        std::max(cu::route_many_partials(tokens, e, splits), cu::route_many_partials(tokens, 1, gate_splits)));
     s.histogram = arena.take<int32_t>((tokens + cu::kRouteManyTokens - 1) / cu::kRouteManyTokens * e);
     s.many.offset = arena.take<int32_t>(e + 1);
     s.many.token = arena.take<int32_t>(rows);
