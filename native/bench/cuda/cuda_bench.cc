@@ -141,7 +141,9 @@ int run(const Options& options) {
 int main(int argc, char** argv) {
   smoe::bench::Options options;
   if (!smoe::bench::parse(argc, argv, &options)) {
-    std::fprintf(stderr, "usage: cuda_bench [--seconds N] [--quick] [--tiny] [--once] [--shape NAME] [--format NAME] [--tokens N]\n");
+    std::fprintf(
+        stderr,
+        "usage: cuda_bench [--seconds N] [--quick] [--tiny] [--once] [--shape NAME] [--format NAME] [--tokens N]\n");
     return 2;
   }
   return smoe::bench::run(options);
