@@ -28,8 +28,10 @@ export interface LayerBenchOptions extends LayerKind {
 
 export interface LayerResult {
   tokens: number
-  /** Median over all calls, in seconds. */
+  /** Median over all calls of forwardSync(), in seconds: the layer alone, as a model runs it within one call. */
   seconds: number
+  /** Median of forward() awaited in turn with them: with the way to another thread and back. */
+  awaitedSeconds: number
   best: number
   tokensPerSecond: number
   /** Different experts per call, mean over the inputs. */
@@ -46,6 +48,8 @@ export interface LayerResult {
   ratio: number | null
   ceilings: Ceilings | null
 }
+
+type PartResult = Omit<LayerResult, 'awaitedSeconds'>
 
 const INPUTS = 8 // different inputs, so that the routing moves from call to call
 const LEAST_SECONDS = 0.3 // short calls are repeated beyond the rounds asked for
@@ -116,11 +120,11 @@ function merge(all: readonly (Ceilings | null)[], pick: (values: number[]) => nu
 const mean = (values: number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
 
 /** The row of a table from its parts: the median part, figure by figure. */
-function medianPart(parts: readonly LayerResult[], seconds: number[]): LayerResult {
+function medianPart(parts: readonly PartResult[], seconds: number[], awaited: number[]): LayerResult {
   const time = median(seconds)
-  const rank = ({ ratio, seconds }: LayerResult) => ratio ?? -seconds
+  const rank = ({ ratio, seconds }: PartResult) => ratio ?? -seconds
   const middle = [...parts].sort((a, b) => rank(a) - rank(b))[Math.floor(parts.length / 2)]!
-  const among = (pick: (part: LayerResult) => number | null): number | null => {
+  const among = (pick: (part: PartResult) => number | null): number | null => {
     const values = parts.map(pick).filter((value) => value !== null)
     return values.length === 0 ? null : median(values)
   }
@@ -128,6 +132,7 @@ function medianPart(parts: readonly LayerResult[], seconds: number[]): LayerResu
     ...middle,
     seconds: time,
     best: Math.min(...seconds),
+    awaitedSeconds: median(awaited),
     tokensPerSecond: middle.tokens / time,
     gigabytesPerSecond: middle.bytes / time / 1e9,
     gigaflopsPerSecond: middle.flops / time / 1e9,
@@ -147,7 +152,7 @@ function summarise(
   seconds: number[],
   distinctExperts: number,
   ceilings: Ceilings | null,
-): LayerResult {
+): PartResult {
   const { hidden, inter, experts, topK } = shape
   const routerBytes = experts * hidden * 4
   const expertBytes = (layerBytes - routerBytes) / experts // as packed, with scales
@@ -214,8 +219,9 @@ export async function benchLayer(
         distinct += new Set((await router.route(input, { signal })).ids.data()).size / INPUTS
         await layer.forward(input, { signal }) // warm-up
       }
-      const parts: LayerResult[] = []
+      const parts: PartResult[] = []
       const all: number[] = []
+      const awaited: number[] = []
       for (let part = 0; part < PARTS; part++) {
         progress(`${shape.name}, ${tokens} tokens, part ${part + 1} of ${PARTS}`)
         const seconds: number[] = []
@@ -223,10 +229,13 @@ export async function benchLayer(
         for (let round = 0; round < options.rounds / PARTS || total < LEAST_SECONDS / PARTS; round++) {
           for (const input of inputs) {
             const begin = performance.now()
+            layer.forwardSync(input)
+            const middle = performance.now()
             await layer.forward(input, { signal })
-            const elapsed = (performance.now() - begin) / 1e3
-            seconds.push(elapsed)
-            total += elapsed
+            const end = performance.now()
+            seconds.push((middle - begin) / 1e3)
+            awaited.push((end - middle) / 1e3)
+            total += (end - begin) / 1e3
           }
         }
         const after = await measure()
@@ -234,7 +243,7 @@ export async function benchLayer(
         all.push(...seconds)
         before = after
       }
-      results.push(medianPart(parts, all))
+      results.push(medianPart(parts, all, awaited))
     }
   } finally {
     router.dispose()

@@ -123,9 +123,16 @@ test('bench prints a ratio to the ceilings', async () => {
     '--json',
   ])
   expect(code).toBe(0)
-  const { results } = JSON.parse(stdout) as { results: { tokens: number; ratio: number }[] }
+  const { results } = JSON.parse(stdout) as {
+    results: { tokens: number; ratio: number; seconds: number; best: number; awaitedSeconds: number }[]
+  }
   expect(results.map(({ tokens }) => tokens)).toEqual([1, 4])
-  for (const { ratio } of results) expect(ratio).toBeGreaterThan(0)
+  for (const { ratio, seconds, best, awaitedSeconds } of results) {
+    expect(ratio).toBeGreaterThan(0)
+    expect(best).toBeGreaterThan(0)
+    expect(seconds).toBeGreaterThanOrEqual(best)
+    expect(awaitedSeconds).toBeGreaterThan(0)
+  }
 })
 
 test('Ctrl-C ends a command with 1 and no stack', async () => {
