@@ -35,12 +35,13 @@ struct ActivationArgs {
 };
 cu::CudaError fill_activations(void* stream, const ActivationArgs& args);
 
-// Reads `bytes` (a multiple of 16) once. sink [blocks * 512] keeps the loads alive.
+// Reads `bytes` (a multiple of 16) once a lap. sink [blocks * 512] keeps the loads alive.
 struct ReadArgs {
   const void* from = nullptr;
   int64_t bytes = 0;
   uint32_t* sink = nullptr;
   int blocks = 0;
+  int laps = 1;  // over the same bytes
 };
 cu::CudaError read_all(void* stream, const ReadArgs& args);
 
