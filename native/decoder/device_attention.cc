@@ -101,6 +101,16 @@ Status enqueue_attend(const DevicePass& pass, const DeviceAttentionArgs& args, c
   return Status();
 }
 
+Status enqueue_output(const DevicePass& pass, const DeviceAttentionArgs& args, const DeviceMatrix& o,
+                      const DeviceBuffer& bias, const cu::Planes& attended) {
+  cu::LinearArgs out;
+  out.x = attended;
+  out.bias = bias.as<float>();
+  out.residual = args.x;
+  out.out = args.x;
+  return enqueue_linear(pass, o, out);
+}
+
 size_t attention_bytes(const AttentionConfig& config, Precision precision, int64_t rows, int sms) {
   if (config.latent.kv_rank > 0) return latent_attention_bytes(config, rows, sms);
   DeviceArena measure(nullptr);
@@ -145,12 +155,7 @@ Status enqueue_attention(const DevicePass& pass, const DeviceAttentionArgs& args
   attend.out = rows.attended;
   SMOE_RETURN_IF_ERROR(enqueue_attend(pass, args, attend));
 
-  cu::LinearArgs out;
-  out.x = rows.attended;
-  out.bias = weights.o_bias.as<float>();
-  out.residual = args.x;
-  out.out = args.x;
-  return enqueue_linear(pass, weights.o, out);
+  return enqueue_output(pass, args, weights.o, weights.o_bias, rows.attended);
 }
 
 }  // namespace smoe

@@ -36,6 +36,9 @@ int attend_splits(const AttentionConfig& config, int sms);
 int64_t partial_floats(const AttentionConfig& config, int64_t rows, int sms);
 // Fills in what follows from pass and layer, and launches.
 Status enqueue_attend(const DevicePass& pass, const DeviceAttentionArgs& args, cu::AttendArgs attend);
+// x += o * attended + bias.
+Status enqueue_output(const DevicePass& pass, const DeviceAttentionArgs& args, const DeviceMatrix& o,
+                      const DeviceBuffer& bias, const cu::Planes& attended);
 
 size_t latent_attention_bytes(const AttentionConfig& config, int64_t rows, int sms);
 Status enqueue_latent_attention(const DevicePass& pass, const DeviceAttentionArgs& args, DeviceArena scratch);

@@ -130,12 +130,7 @@ Status enqueue_latent_attention(const DevicePass& pass, const DeviceAttentionArg
   expand.out_step = latent.v_dim;
   SMOE_RETURN_IF_ERROR(enqueue_linear(pass, weights.value_up, expand));
 
-  cu::LinearArgs out;
-  out.x = rows.attended;
-  out.bias = weights.o_bias.as<float>();
-  out.residual = args.x;
-  out.out = args.x;
-  return enqueue_linear(pass, weights.o, out);
+  return enqueue_output(pass, args, weights.o, weights.o_bias, rows.attended);
 }
 
 }  // namespace smoe

@@ -5,7 +5,7 @@ import {
   type RouterSpec,
   Tensor,
 } from '../../lib'
-import { random } from './numbers'
+import { random, randomArray } from './numbers'
 import { routeOracle } from './oracle'
 
 export interface LayerShape {
@@ -35,6 +35,25 @@ export const plainShape: LayerShape = {
   sharedGate: false,
   seed: 1,
 }
+
+/** A f32 tensor of numbers around 0.2 in size: what quantized layers are made of. */
+export const values = (sizes: number[], seed: number): Tensor =>
+  Tensor.from(
+    randomArray(
+      sizes.reduce((a, b) => a * b, 1),
+      random(seed),
+      0.2,
+    ),
+    sizes,
+    'f32',
+  )
+
+/** The matrices of expert `i`, made of values(). */
+export const expertOfValues = (i: number, width: number, hidden: number) => ({
+  gate: values([width, hidden], 10 + i),
+  up: values([width, hidden], 20 + i),
+  down: values([hidden, width], 30 + i),
+})
 
 /** A layer of random weights, scaled so that outputs stay of order 1. */
 export function randomLayer(shape: LayerShape): MoeLayerCreateOptions {

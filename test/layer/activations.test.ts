@@ -1,31 +1,19 @@
-import { type Activations, type Device, MoeLayer, Tensor, type WeightFormat } from '../../lib'
+import { type Activations, type Device, MoeLayer, type WeightFormat } from '../../lib'
 import { onCuda } from '../helpers/device'
 import { expectFailure } from '../helpers/errors'
-import { random, randomArray, relativeError } from '../helpers/numbers'
+import { expertOfValues, values } from '../helpers/layers'
+import { relativeError } from '../helpers/numbers'
 
 const hidden = 128
 const width = 64
 const experts = 3
-
-const values = (sizes: number[], seed: number): Tensor =>
-  Tensor.from(
-    randomArray(
-      sizes.reduce((a, b) => a * b, 1),
-      random(seed),
-      0.2,
-    ),
-    sizes,
-    'f32',
-  )
 
 const create = (formats: readonly WeightFormat[], options: object) =>
   MoeLayer.create({
     router: { score: { act: 'softmax' }, select: { kind: 'topK', k: 2 }, weigh: {} },
     routerWeight: values([experts, hidden], 1),
     experts: Array.from({ length: experts }, (_, i) => ({
-      gate: values([width, hidden], 10 + i),
-      up: values([width, hidden], 20 + i),
-      down: values([hidden, width], 30 + i),
+      ...expertOfValues(i, width, hidden),
       format: formats[i % formats.length]!,
     })),
     ...options,

@@ -1,29 +1,17 @@
 import { MoeLayer, Tensor, type WeightFormat } from '../../lib'
 import { onCuda } from '../helpers/device'
-import { random, randomArray, relativeError } from '../helpers/numbers'
+import { expertOfValues, values } from '../helpers/layers'
+import { relativeError } from '../helpers/numbers'
 
 const hidden = 128
 const width = 64
-
-const values = (sizes: number[], seed: number): Tensor =>
-  Tensor.from(
-    randomArray(
-      sizes.reduce((a, b) => a * b, 1),
-      random(seed),
-      0.2,
-    ),
-    sizes,
-    'f32',
-  )
 
 async function run(formats: (WeightFormat | undefined)[], options: object = {}) {
   const layer = await MoeLayer.create({
     router: { score: { act: 'softmax' }, select: { kind: 'topK', k: 2 }, weigh: {} },
     routerWeight: values([formats.length, hidden], 1),
     experts: formats.map((format, i) => ({
-      gate: values([width, hidden], 10 + i),
-      up: values([width, hidden], 20 + i),
-      down: values([hidden, width], 30 + i),
+      ...expertOfValues(i, width, hidden),
       ...(format === undefined ? {} : { format }),
       ...options,
     })),

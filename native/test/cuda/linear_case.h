@@ -199,4 +199,67 @@ inline LinearCase linear_case(int (*launch)(Stream, const LinearArgs&), int toke
   return c;
 }
 
+// What every kernel of linear maps does alike, at the numbers of tokens where its own sizes change.
+
+// One or three parts of weights and of rows.
+inline void check_parts(LinearCase c) {
+  for (const int parts : {1, 3}) {
+    for (const int x_parts : {1, 3}) {
+      c.weight_parts = parts;
+      c.x_parts = x_parts;
+      check_linear(c);
+    }
+  }
+}
+
+// Bias, sigmoid, residual in place, planes; fewer tokens than the `max_tokens` of a graph, none, and one.
+inline void check_epilogues(const LinearCase& plain, int max_tokens) {
+  for (const int out_parts : {0, 1, 3}) {
+    LinearCase c = plain;
+    c.out_parts = out_parts;
+    c.bias = true;
+    check_linear(c);
+    c.sigmoid = true;
+    check_linear(c);
+    c.in_place = true;
+    c.max_tokens = max_tokens;
+    check_linear(c);
+    if (out_parts == 0) continue;
+    c.in_place = c.f32 = c.sigmoid = false;
+    c.tokens = 0;
+    check_linear(c);
+    c.tokens = 1;
+    check_linear(c);
+  }
+}
+
+// Five maps, of rows of their own or of the same.
+inline void check_side_by_side(LinearCase c) {
+  c.batch = 5;
+  c.bias = true;
+  c.weight_parts = c.x_parts = c.out_parts = 3;
+  for (const bool shared : {false, true}) {
+    c.shared_x = shared;
+    check_linear(c);
+  }
+}
+
+// The bits of `some` rows by themselves, with more blocks and in another order.
+inline void check_rows_alone(const LinearCase& c, int blocks, std::initializer_list<size_t> some) {
+  const LinearInputs all(c);
+  const auto y = run_linear(all, nth_run(0), 1, blocks).y;
+  LinearCase alone = c;
+  alone.tokens = 1;
+  alone.codes = CodeSpec{};  // those of `all` are given to it
+  for (const size_t token : some) {
+    LinearInputs one(alone);
+    const auto row = all.planes.begin() + std::ptrdiff_t(token * all.x_stride);
+    one.planes.assign(row, row + std::ptrdiff_t(all.x_stride));
+    one.atoms = all.atoms;
+    one.codes = all.codes;
+    const auto single = run_linear(one, nth_run(3), 1, 2).y;
+    CHECK(std::memcmp(single.data(), &y[token * all.out_stride], size_t(c.rows) * 4) == 0);
+  }
+}
+
 }  // namespace smoe::cu::test

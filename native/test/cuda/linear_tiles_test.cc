@@ -41,36 +41,11 @@ TEST_CASE("linear_tiles: rings that go round, several tiles either way") {
 }
 
 TEST_CASE("linear_tiles: parts") {
-  for (const int tokens : {5, 140}) {
-    for (const int parts : {1, 3}) {
-      for (const int x_parts : {1, 3}) {
-        LinearCase c = shape(tokens, 20, 157);
-        c.weight_parts = parts;
-        c.x_parts = x_parts;
-        check_linear(c);
-      }
-    }
-  }
+  for (const int tokens : {5, 140}) check_parts(shape(tokens, 20, 157));
 }
 
 TEST_CASE("linear_tiles: bias, sigmoid, residual in place, planes, fewer rows than the graph has") {
-  for (const int out_parts : {0, 1, 3}) {
-    LinearCase c = shape(67, 37, 50);
-    c.out_parts = out_parts;
-    c.bias = true;
-    check_linear(c);
-    c.sigmoid = true;
-    check_linear(c);
-    c.in_place = true;
-    c.max_tokens = 150;
-    check_linear(c);
-    if (out_parts == 0) continue;
-    c.in_place = c.f32 = c.sigmoid = false;
-    c.tokens = 0;
-    check_linear(c);
-    c.tokens = 1;
-    check_linear(c);
-  }
+  check_epilogues(shape(67, 37, 50), 150);
 }
 
 TEST_CASE("linear_tiles: codes") {
@@ -100,29 +75,10 @@ TEST_CASE("linear_tiles: codes and one plane, large tiles and small") {
   }
 }
 
-TEST_CASE("linear_tiles: maps side by side") {
-  for (const bool shared : {false, true}) {
-    LinearCase c = shape(35, 21, 45);
-    c.batch = 5;
-    c.shared_x = shared;
-    c.bias = true;
-    c.weight_parts = c.x_parts = c.out_parts = 3;
-    check_linear(c);
-  }
-}
+TEST_CASE("linear_tiles: maps side by side") { check_side_by_side(shape(35, 21, 45)); }
 
 TEST_CASE("linear_tiles: a row's bits do not depend on its batch") {
-  LinearCase c = shape(150, 24, 200);
-  const LinearInputs all(c);
-  const auto y = run_linear(all, nth_run(0), 1, 1).y;
-  for (const size_t token : {0, 77, 149}) {
-    LinearInputs one(shape(1, 24, 200));
-    const auto row = all.planes.begin() + std::ptrdiff_t(token * all.x_stride);
-    one.planes.assign(row, row + std::ptrdiff_t(all.x_stride));
-    one.atoms = all.atoms;
-    const auto alone = run_linear(one, nth_run(3), 1, 2).y;
-    CHECK(std::memcmp(alone.data(), &y[token * all.out_stride], 24 * 4) == 0);
-  }
+  check_rows_alone(shape(150, 24, 200), 1, {0, 77, 149});
 }
 
 TEST_CASE("linear_tiles: what it cannot read is refused") {
