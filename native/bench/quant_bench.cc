@@ -15,7 +15,7 @@
 #include "formats/format_info.h"
 #include "formats/quantized.h"
 #include "kernels/tuning/ceilings.h"
-#include "layer/row_blocks.h"
+#include "layer/tile_pairs.h"
 
 namespace {
 
@@ -67,16 +67,16 @@ struct Bench {
   // apart: a tile of each half of the part, as gate and up are two matrices; else neighbouring tiles, as in down.
   double lap(int m, int64_t pairs, int passes, bool apart) {
     const RowLayout layout = row_layout(matrix, precision);
-    const TileFn tile = tile_function(table, matrix, layout);
     const int64_t part = matrix.tiles() / 2 / pool.size();
     const double begin = now();
     pool.parallel_for(pool.size(), [&](int64_t lane, int) {
       alignas(64) float out[kMaxTileRows * kOutStride];
-      const TileArgs args = block_args(matrix, layout, rows.data(), m, out);
+      TilePairs tiles(table, layout, matrix, &matrix, out);
+      tiles.set_rows(rows.data(), m);
       for (int pass = 0; pass < passes; ++pass) {
         for (int64_t pair = lane * part; pair < lane * part + pairs; ++pair) {
           const int64_t first = apart ? lane * part + pair : 2 * pair;
-          run_tile_pair(tile, matrix, first, &matrix, apart ? first + part : 2 * pair + 1, args);
+          tiles.run(first, apart ? first + part : 2 * pair + 1);
         }
       }
     });

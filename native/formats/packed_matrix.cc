@@ -34,14 +34,22 @@ int64_t PackedMatrix::chunk_bytes() const {
   return quantized() ? format_info(format)->unit_bytes + int64_t{64} * planes : 64;
 }
 
+size_t PackedMatrix::tile_scale_bytes() const {
+  return static_cast<size_t>(groups() * kTileRows * (1 + planes)) * plane_type_bytes(scale_type);
+}
+
+size_t PackedMatrix::tile_zero_bytes() const {
+  return static_cast<size_t>(groups() * kTileRows) * plane_type_bytes(zero_type);
+}
+
 const void* PackedMatrix::tile_scales(int64_t index) const {
-  const size_t bytes = static_cast<size_t>(groups() * kTileRows * (1 + planes)) * plane_type_bytes(scale_type);
-  return scales.bytes() == 0 ? nullptr : scales.as<unsigned char>() + static_cast<size_t>(index) * bytes;
+  if (scales.bytes() == 0) return nullptr;
+  return scales.as<unsigned char>() + static_cast<size_t>(index) * tile_scale_bytes();
 }
 
 const void* PackedMatrix::tile_zeros(int64_t index) const {
-  const size_t bytes = static_cast<size_t>(groups() * kTileRows) * plane_type_bytes(zero_type);
-  return zeros.bytes() == 0 ? nullptr : zeros.as<unsigned char>() + static_cast<size_t>(index) * bytes;
+  if (zeros.bytes() == 0) return nullptr;
+  return zeros.as<unsigned char>() + static_cast<size_t>(index) * tile_zero_bytes();
 }
 
 WeightFormat natural_format(Dtype dtype) { return dtype == Dtype::BF16 ? WeightFormat::BF16 : WeightFormat::F32; }

@@ -23,6 +23,9 @@ bool weight_format_of(const char* name, WeightFormat* out);
 
 constexpr int kTileRows = 16;
 
+// Bit-nested matrices (wn) may be read in part: the base and the first `planes` of their residual planes.
+constexpr int kAllPlanes = 255;
+
 inline size_t plane_type_bytes(PlaneType type) { return type == PlaneType::F32 ? 4 : 2; }
 
 // Quantized formats hold codes in such tiles, in units of one or more chunks (formats/planes.h), and beside them a
@@ -51,9 +54,11 @@ struct PackedMatrix {
   int64_t groups() const { return group > 0 ? (cols + group - 1) / group : 0; }
   size_t tile_bytes() const { return static_cast<size_t>(chunks() * chunk_bytes()); }
   const unsigned char* tile(int64_t index) const { return storage.as<unsigned char>() + index * tile_bytes(); }
-  // The planes of one tile; null without.
+  // The planes of one tile; null without. Bytes from one tile's to the next one's.
   const void* tile_scales(int64_t index) const;
   const void* tile_zeros(int64_t index) const;
+  size_t tile_scale_bytes() const;
+  size_t tile_zero_bytes() const;
   size_t bytes() const { return storage.bytes() + scales.bytes() + zeros.bytes(); }
   bool empty() const { return rows == 0; }
 };

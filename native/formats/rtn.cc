@@ -70,32 +70,62 @@ void sign_only(const Group& group, QuantizedMatrix* out) {
   out->scales[group.index] = f16_scale(static_cast<float>(sum / static_cast<double>(group.count)), false);
 }
 
+// The thresholds that are tried, as multiples of the mean: 0.30, 0.35 .. 1.20.
+constexpr int kThresholds = 19;
+constexpr double kLeastThreshold = 0.30, kThresholdStep = 0.05;
+
+// Magnitudes by how many thresholds lie below them, in one pass: their sums, and how many there are.
+struct Magnitudes {
+  double sum[kThresholds + 1] = {}, count[kThresholds + 1] = {};
+};
+
+Magnitudes sort_magnitudes(const Group& group, double mean) {
+  constexpr int kCopies = 4;  // neighbours would wait for each other's additions
+  Magnitudes parts[kCopies];
+  double limit[kThresholds];
+  for (int i = 0; i < kThresholds; ++i) limit[i] = (kLeastThreshold + kThresholdStep * i) * mean;
+  const double per_step = 1 / (kThresholdStep * mean);
+  for (int64_t k = 0; k < group.count; ++k) {
+    const double size = std::fabs(group.w[k]);
+    const double place = size * per_step - (kLeastThreshold / kThresholdStep - 1);
+    int below = static_cast<int>(std::min(std::max(place, 0.0), static_cast<double>(kThresholds)));
+    // Rounding may have put it beside its place.
+    if (below < kThresholds && size > limit[below]) ++below;
+    if (below > 0 && size <= limit[below - 1]) --below;
+    parts[k % kCopies].sum[below] += size;
+    parts[k % kCopies].count[below] += 1;
+  }
+  for (int copy = 1; copy < kCopies; ++copy) {
+    for (int i = 0; i <= kThresholds; ++i) {
+      parts[0].sum[i] += parts[copy].sum[i];
+      parts[0].count[i] += parts[copy].count[i];
+    }
+  }
+  return parts[0];
+}
+
 // Least squares: for a threshold T the best scale is the mean of the weights above it, and the error is then smallest
-// where sum^2/count is largest. T runs over 0.30 .. 1.20 of the mean (TWN).
+// where sum^2/count is largest (TWN).
 void ternary(const Group& group, QuantizedMatrix* out) {
   double mean = 0;
   for (int64_t k = 0; k < group.count; ++k) mean += std::fabs(group.w[k]);
   mean /= static_cast<double>(group.count);
-  double best_gain = 0;
   float scale = 1;
-  for (int step = 0; step <= 18; ++step) {
-    const double limit = (0.30 + 0.05 * step) * mean;
-    double sum = 0, count = 0;
-    for (int64_t k = 0; k < group.count; ++k) {
-      const double size = std::fabs(group.w[k]);
-      if (size > limit) {
-        sum += size;
-        count += 1;
-      }
+  if (mean > 0 && std::isfinite(mean)) {
+    const Magnitudes sizes = sort_magnitudes(group, mean);
+    double best_gain = 0, sum = 0, count = 0;
+    for (int above = kThresholds; above >= 1; --above) {
+      sum += sizes.sum[above];
+      count += sizes.count[above];
+      if (count == 0 || sum * sum / count < best_gain) continue;  // of equal ones, the lowest threshold
+      best_gain = sum * sum / count;
+      scale = static_cast<float>(sum / count);
     }
-    if (count == 0 || sum * sum / count <= best_gain) continue;
-    best_gain = sum * sum / count;
-    scale = static_cast<float>(sum / count);
   }
   if (!(scale > 0)) scale = 1;
   for (int64_t k = 0; k < group.count; ++k) {
-    const float level = std::nearbyint(group.w[k] / scale);
-    group.codes[k] = static_cast<uint8_t>(1 + (level > 0 ? 1 : level < 0 ? -1 : 0));
+    const float level = group.w[k] / scale;  // a half goes to 0, the even neighbour
+    group.codes[k] = static_cast<uint8_t>(1 + (level > 0.5f) - (level < -0.5f));
   }
   out->scales[group.index] = scale;
 }

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "layer/row_blocks.h"
+#include "layer/tile_pairs.h"
 
 namespace smoe {
 namespace {
@@ -60,13 +61,13 @@ void run_up(const KernelTable& kernels, const ExpertFfnArgs& args, const Item& i
   const ExpertWeights& weights = *group.weights;
   const bool glu = !weights.gate.empty();
   const RowLayout x_layout = input_layout(weights, args.precision), h_layout = unit_layout(weights, args.precision);
-  const TileFn tile_fn = tile_function(kernels, weights.up, x_layout);
   const UnitForm form = group.units != nullptr           ? UnitForm::Rows
                         : h_layout.kind == RowKind::Bf16 ? UnitForm::Bf16
                                                          : UnitForm::F32;
   const int64_t width = weights.up.rows;
-  const RowBlocks blocks{group.rows, kernels.max_rows};
+  const RowBlocks blocks(group.rows, kernels.max_rows);
   alignas(64) float tile[kMaxTileRows * kOutStride];
+  TilePairs tiles(kernels, x_layout, glu ? weights.gate : weights.up, glu ? &weights.up : nullptr, tile, group.planes);
   for (int64_t index = item.first; index < item.last; ++index) {
     const int64_t unit = index * kTileRows;
     const int64_t left = width - unit;
@@ -77,13 +78,13 @@ void run_up(const KernelTable& kernels, const ExpertFfnArgs& args, const Item& i
       const unsigned char* x = group.packed_x + first * x_layout.row_bytes();
       void* h = group.units != nullptr ? static_cast<void*>(group.units + first * static_cast<size_t>(width))
                                        : group.packed_h + first * h_layout.row_bytes();
-      const TileArgs call = block_args(glu ? weights.gate : weights.up, x_layout, x, m, tile, group.planes);
+      tiles.set_rows(x, m);
       if (glu) {
-        run_tile_pair(tile_fn, weights.gate, index, &weights.up, index, call, group.planes);
+        tiles.run(index, index);
         kernels.glu(tile, bias_at(weights.gate_bias, unit), bias_at(weights.up_bias, unit), args.activation, m, count,
                     unit, h, form, width);
       } else {
-        run_tile_pair(tile_fn, weights.up, index, nullptr, 0, call);
+        tiles.run(index);
         kernels.mlp(tile, bias_at(weights.up_bias, unit), args.activation.kind, m, count, unit, h, form, width);
       }
     }
@@ -94,9 +95,9 @@ void run_down(const KernelTable& kernels, const ExpertFfnArgs& args, const Item&
   const ExpertGroup& group = args.groups[item.group];
   const PackedMatrix& down = group.weights->down;
   const RowLayout layout = unit_layout(*group.weights, args.precision);
-  const TileFn tile_fn = tile_function(kernels, down, layout);
-  const RowBlocks blocks{group.rows, kernels.max_rows};
+  const RowBlocks blocks(group.rows, kernels.max_rows);
   alignas(64) float tile[kMaxTileRows * kOutStride];
+  TilePairs tiles(kernels, layout, down, &down, tile, group.planes);
   // A tile of each half of the range, so that memory is read as two streams that go on from tile to tile: neighbouring
   // tiles would each skip what the other reads, which costs small tiles a third of the bandwidth (bench/NOTES.md).
   const int64_t begin = 2 * int64_t{item.first};
@@ -122,8 +123,8 @@ void run_down(const KernelTable& kernels, const ExpertFfnArgs& args, const Item&
       const int64_t first = blocks.begin(block);
       const int m = blocks.size(block);
       const unsigned char* h = group.packed_h + static_cast<size_t>(first) * layout.row_bytes();
-      run_tile_pair(tile_fn, down, index, second < end ? &down : nullptr, second,
-                    block_args(down, layout, h, m, tile, group.planes), group.planes);
+      tiles.set_rows(h, m);
+      tiles.run(index, second < end ? second : -1);
       store(tile, index, first, m);
       if (second < end) store(tile + kTileRows, second, first, m);
     }
@@ -132,7 +133,7 @@ void run_down(const KernelTable& kernels, const ExpertFfnArgs& args, const Item&
 
 void pack_group_block(const KernelTable& kernels, const ExpertFfnArgs& args, const ExpertGroup& group, int64_t block) {
   const RowLayout layout = input_layout(*group.weights, args.precision);
-  const RowBlocks blocks{group.rows, kernels.max_rows};
+  const RowBlocks blocks(group.rows, kernels.max_rows);
   const int64_t first = blocks.begin(block);
   pack_rows(kernels, layout, group.inputs + first, group.input_scale != nullptr ? group.input_scale + first : nullptr,
             blocks.size(block), group.packed_x + static_cast<size_t>(first) * layout.row_bytes());
@@ -152,7 +153,7 @@ void pack_inputs(const KernelTable& kernels, ThreadPool& pool, const ExpertFfnAr
     return;
   }
   pool.parallel_for(args.count, [&](int64_t g, int) {
-    const RowBlocks blocks{args.groups[g].rows, kernels.max_rows};
+    const RowBlocks blocks(args.groups[g].rows, kernels.max_rows);
     for (int64_t block = 0; block < blocks.count(); ++block) pack_group_block(kernels, args, args.groups[g], block);
   });
 }
@@ -169,7 +170,7 @@ void pack_units(const KernelTable& kernels, ThreadPool& pool, const ExpertFfnArg
     const ExpertGroup& group = args.groups[g];
     if (group.units == nullptr) return;
     const RowLayout layout = unit_layout(*group.weights, args.precision);
-    const RowBlocks blocks{group.rows, kernels.max_rows};
+    const RowBlocks blocks(group.rows, kernels.max_rows);
     for (int64_t block = 0; block < blocks.count(); ++block) {
       const float* rows[kMaxTileRows];
       const int m = blocks.size(block);
@@ -191,7 +192,7 @@ void clear_padding(const ExpertFfnArgs& args, const KernelTable& kernels, Expert
   if (layout.padded == layout.cols || group->units != nullptr) return;
   // bf16 columns come in pairs; where a pair is half padding, its first column is written by the activation later.
   const int64_t whole = layout.kind == RowKind::Bf16 ? layout.cols / 2 * 2 : layout.cols;
-  const RowBlocks blocks{group->rows, kernels.max_rows};
+  const RowBlocks blocks(group->rows, kernels.max_rows);
   for (int64_t block = 0; block < blocks.count(); ++block) {
     const size_t m = static_cast<size_t>(blocks.size(block));
     unsigned char* begin = group->packed_h + static_cast<size_t>(blocks.begin(block)) * layout.row_bytes();

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "layer/row_blocks.h"
+#include "layer/tile_pairs.h"
 
 namespace smoe {
 namespace {
@@ -43,8 +44,7 @@ void linear(const KernelTable& kernels, ThreadPool& pool, Precision precision, c
   const int64_t k = weight.cols;
   const RowLayout layout = row_layout(weight, precision);
   const size_t row_bytes = layout.row_bytes();
-  const TileFn tile_fn = tile_function(kernels, weight, layout);
-  const RowBlocks blocks{args.rows, kernels.max_rows};
+  const RowBlocks blocks(args.rows, kernels.max_rows);
   const int64_t x_stride = args.x_stride != 0 ? args.x_stride : k;
   const int64_t out_stride = args.out_stride != 0 ? args.out_stride : weight.rows;
 
@@ -66,16 +66,17 @@ void linear(const KernelTable& kernels, ThreadPool& pool, Precision precision, c
   const int64_t items = pairs < wanted ? pairs : wanted;
   const auto run_item = [&](int64_t item, int) {
     alignas(64) float tile[kMaxTileRows * kOutStride];
+    TilePairs tiles(kernels, layout, weight, &weight, tile);
     for (int64_t pair = pairs * item / items; pair < pairs * (item + 1) / items; ++pair) {
       const int64_t column = pair * 2 * kTileRows;
       const int64_t left = weight.rows - column;
       const int width = static_cast<int>(left < 2 * kTileRows ? left : 2 * kTileRows);
-      const PackedMatrix* second = width > kTileRows ? &weight : nullptr;
+      const int64_t second = width > kTileRows ? 2 * pair + 1 : -1;
       for (int64_t block = 0; block < blocks.count(); ++block) {
         const int64_t first = blocks.begin(block);
         const int m = blocks.size(block);
-        run_tile_pair(tile_fn, weight, 2 * pair, second, 2 * pair + 1,
-                      block_args(weight, layout, packed + static_cast<size_t>(first) * row_bytes, m, tile));
+        tiles.set_rows(packed + static_cast<size_t>(first) * row_bytes, m);
+        tiles.run(2 * pair, second);
         store_tile(tile, m, width, args.bias != nullptr ? args.bias + column : nullptr,
                    args.out + first * out_stride + column, out_stride);
       }

@@ -1,4 +1,4 @@
-// How the rows of one group are cut into blocks for the tile kernels, packed, and handed to them.
+// How the rows of one group are cut into blocks for the tile kernels, and packed.
 #pragma once
 
 #include <cstdint>
@@ -13,16 +13,19 @@ constexpr int kMaxTileRows = 16;
 
 // Blocks of at most max_rows rows, as even as possible: 13 rows of at most 12 are 7 + 6, because a block of one row
 // costs nearly as much weight traffic as a full one.
-struct RowBlocks {
-  int64_t rows;
-  int max_rows;
+class RowBlocks {
+ public:
+  RowBlocks(int64_t rows, int max_rows)
+      : count_((rows + max_rows - 1) / max_rows),
+        base_(count_ > 0 ? rows / count_ : 0),
+        longer_(rows - base_ * count_) {}
 
-  int64_t count() const { return (rows + max_rows - 1) / max_rows; }
-  int64_t begin(int64_t block) const {
-    const int64_t base = rows / count(), longer = rows % count();
-    return block * base + (block < longer ? block : longer);
-  }
-  int size(int64_t block) const { return static_cast<int>(begin(block + 1) - begin(block)); }
+  int64_t count() const { return count_; }
+  int64_t begin(int64_t block) const { return block * base_ + (block < longer_ ? block : longer_); }
+  int size(int64_t block) const { return static_cast<int>(base_ + (block < longer_ ? 1 : 0)); }
+
+ private:
+  int64_t count_, base_, longer_;
 };
 
 // Activation rows as a matrix wants them packed. A block of m rows is m * row_bytes: the packed elements and, for Int8,
@@ -44,20 +47,5 @@ struct RowLayout {
 RowLayout row_layout(const PackedMatrix& matrix, Precision precision);
 void pack_rows(const KernelTable& kernels, const RowLayout& layout, const float* const* rows, const float* scale, int m,
                void* out);
-
-// Bit-nested matrices (wn) may be read in part: the base and the first `planes` of their residual planes.
-constexpr int kAllPlanes = 255;
-
-// The call for one block of packed rows; tiles are set per call.
-TileArgs block_args(const PackedMatrix& matrix, const RowLayout& layout, const void* block, int m, float* out,
-                    int planes = kAllPlanes);
-// Runs tile `first` of a and, unless b is null, tile `second` of b, results side by side. The two matrices have the
-// same format and row layout; what else they may differ in takes two calls.
-void run_tile_pair(TileFn tile, const PackedMatrix& a, int64_t first, const PackedMatrix* b, int64_t second,
-                   TileArgs args, int planes = kAllPlanes);
-
-inline TileFn tile_function(const KernelTable& kernels, const PackedMatrix& matrix, const RowLayout& layout) {
-  return kernels.tile[static_cast<int>(matrix.format)][static_cast<int>(layout.kind)];
-}
 
 }  // namespace smoe

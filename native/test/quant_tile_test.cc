@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "kernels/kernel_table.h"
-#include "layer/row_blocks.h"
+#include "layer/tile_pairs.h"
 #include "quant_support.h"
 
 using namespace smoe;
@@ -56,8 +56,9 @@ Block pack_block(const KernelTable& table, const PackedMatrix& matrix, Precision
 
 std::vector<float> run(const KernelTable& table, const PackedMatrix& matrix, const Block& block, bool pair) {
   std::vector<float> out(static_cast<size_t>(block.m + 1) * kOutStride, -7.0f);
-  run_tile_pair(tile_function(table, matrix, block.layout), matrix, 0, pair && matrix.tiles() > 1 ? &matrix : nullptr,
-                1, block_args(matrix, block.layout, block.words.data(), block.m, out.data()));
+  TilePairs tiles(table, block.layout, matrix, &matrix, out.data());
+  tiles.set_rows(block.words.data(), block.m);
+  tiles.run(0, pair && matrix.tiles() > 1 ? 1 : -1);
   for (int i = 0; i < kOutStride; ++i) CHECK(out[static_cast<size_t>(block.m) * kOutStride + i] == -7.0f);
   return out;
 }
