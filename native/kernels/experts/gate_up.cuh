@@ -56,7 +56,7 @@ constexpr int kGateUpSlice = 1024;
 // NT: token tiles of eight that an expert can have, ceil(T / 8) rounded up to 1, 2, 4 or 8.
 // XP: parts of x; bf16_only: of bf16 matrices and one part.
 template <int NT, bool bf16_only, int XP>
-SMOE_KERNEL(32 * kGateUpWarps, (XP == 1 && (bf16_only || NT <= 2) ? 2 : 1))
+SMOE_KERNEL(32 * kGateUpWarps, (bf16_only || NT * XP <= 3 ? 2 : 1))
 gate_up(GateUpArgs args) {
   SMOE_SMEM_DYN(unsigned char, base);
   const DecodeShared<NT> shared(base, args);

@@ -37,8 +37,6 @@ class SpanScales {
     const int span = kCols / spans_, mine = spans_ == 1 ? col : col + span * (lane() % 4);
     index_ = mine / group_;
     place_ = mine - index_ * group_;
-    const int whole = 4 * span / group_;
-    step_ = whole << 16 | (4 * span - whole * group_);
     look_up(scales_, ahead_.scale);
     if (!symmetric()) look_up(zeros_, ahead_.zero);
   }
@@ -90,12 +88,9 @@ class SpanScales {
       return;
     }
     left_ = 4 / spans_;
-    index_ += step_ >> 16;
-    place_ += step_ & 0xFFFF;
-    if (place_ >= group_) {
-      place_ -= group_;
-      ++index_;
-    }
+    place_ += 4 * kCols / spans_;  // from one span of a lane to its next
+    SMOE_UNROLL1
+    for (; place_ >= group_; ++index_) place_ -= group_;
   }
 
   const void *scales_, *zeros_;  // of row g, from the block's first group on
@@ -103,7 +98,6 @@ class SpanScales {
   float mul_;
   int spans_, group_, last_;
   int index_, place_;  // the group of the last lookup, and where in it the span begins
-  int step_;           // groups << 16 | columns from one span of a lane to its next
   int left_ = 0;       // of kCols columns, those that the scales serve yet
   struct {
     uint32_t scale[2], zero[2];
