@@ -46,9 +46,12 @@ class AtomStream {
   SMOE_DEVICE void turn() { place_ = place_ == 0 ? kBatch * 32 : 0; }
   SMOE_DEVICE void fill() {
     while (left_ == 0 && more_) more_ = runs_.next(&from_, &left_);
-    SMOE_UNROLL
-    for (int j = 0; j < kBatch; ++j) {
-      if (j < left_) cp16_once(ring_ + place_ + j * 32, from_ + j * 32);
+    if (left_ >= kBatch) {
+      SMOE_UNROLL
+      for (int j = 0; j < kBatch; ++j) cp16_once(ring_ + place_ + j * 32, from_ + j * 32);
+    } else {
+      SMOE_UNROLL1
+      for (int j = 0; j < left_; ++j) cp16_once(ring_ + place_ + j * 32, from_ + j * 32);
     }
     from_ += kBatch * 32;
     left_ = left_ < kBatch ? 0 : left_ - kBatch;
@@ -72,6 +75,31 @@ SMOE_DEVICE void for_atoms(Stream& stream, int begin, int end, Use use) {
     const int here = end - first < Stream::kAtoms ? end - first : Stream::kAtoms;
     SMOE_UNROLL1
     for (int j = 0; j < here; ++j) use(first + j, lds(atoms + j * 32));
+    stream.give();
+  }
+}
+
+// use(first, atoms) for kAtoms atoms from `first` on, batch after batch; past `end` they are zeros.
+template <int kAtoms, class Stream, class Use>
+SMOE_DEVICE void for_batches(Stream& stream, int begin, int end, Use use) {
+  static_assert(Stream::kAtoms % kAtoms == 0, "whole batches");
+  SMOE_UNROLL1
+  for (int first = begin; first < end; first += Stream::kAtoms) {
+    const U32x4* from = stream.take();
+    const int stop = end - first < Stream::kAtoms ? end : first + Stream::kAtoms;
+    SMOE_UNROLL1
+    for (int at = first; at < stop; at += kAtoms) {
+      U32x4 atoms[kAtoms];
+      if (at + kAtoms <= stop) {  // without a branch between them
+        SMOE_UNROLL
+        for (int j = 0; j < kAtoms; ++j) atoms[j] = lds(from + j * 32);
+      } else {
+        SMOE_UNROLL
+        for (int j = 0; j < kAtoms; ++j) atoms[j] = at + j < stop ? lds(from + j * 32) : U32x4{};
+      }
+      from += kAtoms * 32;
+      use(at, atoms);
+    }
     stream.give();
   }
 }

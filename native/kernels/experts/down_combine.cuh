@@ -71,7 +71,7 @@ SMOE_DEVICE void add_experts(const DownCombineArgs& args, const ActiveList<NT>& 
 // NT, bf16_only, XP: as in gate_up. One block per row block of W2. The plan is K1's, which had ended when K2 let this
 // kernel start; h alone has to be waited for.
 template <int NT, bool bf16_only, int XP>
-SMOE_KERNEL(32 * most_down_warps(bf16_only ? NT <= 4 : NT * XP <= 2), 1)
+SMOE_KERNEL(32 * most_down_warps(bf16_only ? NT <= 4 : NT * XP <= 2), (NT * XP == 3 ? 2 : 1))
 down_combine(DownCombineArgs args) {
   SMOE_SMEM_DYN(unsigned char, base);
   const DecodeShared<NT> shared(base, args);

@@ -56,7 +56,7 @@ constexpr int kGateUpSlice = 1024;
 // NT: token tiles of eight that an expert can have, ceil(T / 8) rounded up to 1, 2, 4 or 8.
 // XP: parts of x; bf16_only: of bf16 matrices and one part.
 template <int NT, bool bf16_only, int XP>
-SMOE_KERNEL(32 * kGateUpWarps, (XP == 1 && (bf16_only || NT == 1) ? 2 : 1))
+SMOE_KERNEL(32 * kGateUpWarps, (bf16_only || NT * XP <= 3 ? 2 : 1))
 gate_up(GateUpArgs args) {
   SMOE_SMEM_DYN(unsigned char, base);
   const DecodeShared<NT> shared(base, args);
@@ -66,22 +66,21 @@ gate_up(GateUpArgs args) {
   const int shift = slice_shift(args.hidden, kGateUpSlice), slices = 1 << shift;
   const int items = (range.stop - range.first) << shift;
   DecodeStream<NT> stream(shared.ring, {shared.list, args.hidden, shift, range.first, range.blocks, -1, warp(), items});
-  ActiveExpert e{};
-  int listed = -1;  // where `e` stands: an expert may stand in several places, with other tokens
-  AtomMatrix weights{};
+  int listed = -1, expert = 0;  // whose rows are at hand: it may stand in several places, with other tokens
   TokenRows<NT> rows;
   const auto multiply = [&](int item, float* sums) {
     const int unit = range.first + (item >> shift), place = unit / range.blocks;
     if (place != listed) {
       listed = place;
-      e = shared.list[place];
-      weights = load_matrix<bf16_only>(args.weights + e.expert);
+      const ActiveExpert e = shared.list[place];
+      expert = e.expert;
       rows.start(args.x.data, e.count, [&](int n) { return static_cast<uint32_t>(nth_bit(e.mask, n) * args.hidden); });
     }
     float acc[NT][4] = {};
-    multiply_rows<NT, bf16_only, XP>(stream, weights, unit - place * range.blocks, item & (slices - 1), slices, rows,
-                                     args.x, args.hidden, acc);
-    share_sums<NT>(acc, (e.count + 7) / 8, sums);
+    // Its matrix is read again for each item, from L1: kept, it would cost 12 registers.
+    multiply_rows<NT, bf16_only, XP>(stream, load_matrix<bf16_only>(args.weights + expert), unit - place * range.blocks,
+                                     item & (slices - 1), slices, rows, args.x, args.hidden, acc);
+    share_sums<NT>(acc, (rows.count + 7) / 8, sums);
   };
   // The warps of a unit's slices finish it.
   const auto finish = [&](int first, int buffer) {

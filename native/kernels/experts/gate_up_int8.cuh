@@ -20,9 +20,7 @@ gate_up_int8(GateUpInt8Args args) {
   const int shift = slice_shift(map.hidden, kGateUpSlice), slices = 1 << shift;
   const int items = (range.stop - range.first) << shift;
   DecodeStream<NT> stream(shared.ring, {shared.list, map.hidden, shift, range.first, range.blocks, -1, warp(), items});
-  ActiveExpert e{};
-  int listed = -1;  // where `e` stands: an expert may stand in several places, with other tokens
-  AtomMatrix weights{};
+  int listed = -1, expert = 0, count = 0, apart = 0;  // whose rows are at hand, as in gate_up
   Int8Tiles<NT> x;
   const auto row_of = [&](const ActiveExpert& of, int n) {
     return args.x.dispatched ? of.row0 + n : nth_bit(of.mask, n);
@@ -31,14 +29,16 @@ gate_up_int8(GateUpInt8Args args) {
     const int unit = range.first + (item >> shift), place = unit / range.blocks;
     if (place != listed) {
       listed = place;
-      e = shared.list[place];
-      weights = load_matrix<false>(map.weights + e.expert);
-      x.start(rows_of_group(args.x, weights.group), e.count, [&](int n) { return row_of(e, n); });
+      const ActiveExpert e = shared.list[place];
+      expert = e.expert;
+      count = e.count;
+      apart = e.apart;
+      x.start(rows_of_group(args.x, ldg(&map.weights[expert].group)), count, [&](int n) { return row_of(e, n); });
     }
-    const int tiles = (e.count + 7) / 8;
+    const int tiles = (count + 7) / 8;
     float acc[NT][4] = {};
-    multiply_int8_rows<NT>(stream, weights, unit - place * range.blocks, item & (slices - 1), slices, e.apart, tiles, x,
-                           map.hidden, acc);
+    multiply_int8_rows<NT>(stream, load_matrix<false>(map.weights + expert), unit - place * range.blocks,
+                           item & (slices - 1), slices, apart, tiles, x, map.hidden, acc);
     share_sums<NT>(acc, tiles, sums);
   };
   // The warps of a unit's slices finish it.

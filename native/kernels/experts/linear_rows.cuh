@@ -112,7 +112,7 @@ struct LinearCodes {
 
 // NT: token tiles of eight; XP: parts of x.
 template <class Weights, int NT, int XP>
-SMOE_KERNEL(kLinearThreads, 1)
+SMOE_KERNEL(kLinearThreads, (NT <= 4 ? 2 : 1))
 linear_rows(LinearArgs args) {
   constexpr int kPitch = linear_pitch(NT), kTile = kAtomRows * kPitch;
   SMOE_SMEM_DYN(float, partial);  // [2][warps][NT][16 features][pitch]

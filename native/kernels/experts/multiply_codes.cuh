@@ -1,7 +1,7 @@
 // One row block of codes times up to 64 rows of activations: the loop that all formats of codes share. Codes become
-// bf16 in registers, exactly; tensor cores add up each group on its own, and the group's scale multiplies that f32 sum,
-// so that nothing but f32 rounding is added whatever the scales are. Zero points, which may be fractional, take the sum
-// of the group's activations, from tensor cores as well: s * (sum(value * x) - zero * sum(x)).
+// bf16 in registers, exactly; tensor cores add up each group, or piece of one, on its own, and the group's scale
+// multiplies that f32 sum, so that nothing but f32 rounding is added whatever the scales are. Zero points, which may be
+// fractional, take the sum of the piece's activations, from tensor cores as well: s * (sum(value * x) - zero * sum(x)).
 #pragma once
 
 #include "kernels/experts/atom_stream.cuh"
@@ -11,7 +11,7 @@
 #include "kernels/experts/dequant_t2.cuh"
 #include "kernels/experts/dequant_w4.cuh"
 #include "kernels/experts/dequant_w8.cuh"
-#include "kernels/experts/expert_args.h"
+#include "kernels/experts/span_scales.cuh"
 #include "kernels/experts/token_rows.cuh"
 
 namespace smoe::cu {
@@ -35,64 +35,6 @@ SMOE_DEVICE void with_codes(AtomFormat format, Visit visit) {
   }
 }
 
-SMOE_DEVICE float plane_value(const void* plane, ScaleType type, int64_t at) {
-  if (type == ScaleType::F32) return ldg(static_cast<const float*>(plane) + at);
-  if (type == ScaleType::F16) return to_float(ldg(static_cast<const f16*>(plane) + at));
-  const uint32_t exponent = ldg(static_cast<const uint8_t*>(plane) + at);
-  return bit_cast<float>(exponent == 0 ? 0x00400000u : exponent << 23);  // 2^-127 is subnormal
-}
-
-// The scales, and zero points, that a lane needs of one row block, group after group: those of rows g and g + 8.
-class GroupScales {
- public:
-  // From column `col` of a block of `padded` columns on.
-  SMOE_DEVICE void start(const AtomMatrix& matrix, int64_t block, int64_t col, int64_t padded) {
-    scales_ = matrix.scales;
-    zeros_ = matrix.zeros;
-    type_ = matrix.scale_type;
-    mul_ = matrix.mul;
-    const int64_t groups = matrix.group > 0 ? (padded + matrix.group - 1) / matrix.group : 1;
-    const int64_t group = matrix.group > 0 ? col / matrix.group : 0;
-    at_ = (off(block, groups) + group) * kAtomRows + lane() / 4;
-    left_ = groups - group;
-    load();
-  }
-  SMOE_DEVICE bool symmetric() const { return zeros_ == nullptr; }
-  // Of row g (half 0) or g + 8.
-  SMOE_DEVICE float scale(int half) const { return scale_[half]; }
-  SMOE_DEVICE float zero(int half) const { return zero_[half]; }
-  // acc += the sum of this group, scaled; the sum becomes zero.
-  SMOE_DEVICE void add(float (&sum)[4], const float (&x_sum)[4], float (&acc)[4]) const {
-    SMOE_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      const float value = symmetric() ? sum[i] : fma(-zero_[i >> 1], x_sum[i], sum[i]);
-      acc[i] = fma(scale_[i >> 1], value, acc[i]);
-      sum[i] = 0;
-    }
-  }
-  // Loads now what is needed at the end of the next group.
-  SMOE_DEVICE void next() {
-    if (--left_ <= 0) return;
-    at_ += kAtomRows;
-    load();
-  }
-
- private:
-  SMOE_DEVICE void load() {
-    SMOE_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      scale_[half] = plane_value(scales_, type_, at_ + 8 * half) * mul_;
-      if (!symmetric()) zero_[half] = plane_value(zeros_, type_, at_ + 8 * half);
-    }
-  }
-
-  const void *scales_ = nullptr, *zeros_ = nullptr;
-  ScaleType type_ = ScaleType::F32;
-  float mul_ = 1;
-  int64_t at_ = 0, left_ = 0;
-  float scale_[2] = {0, 0}, zero_[2] = {0, 0};
-};
-
 // Columns of an atom that are decoded from words of their own, in every format.
 constexpr int kUnitCols = 32;
 
@@ -104,108 +46,120 @@ SMOE_DEVICE void advance_atom(U32x4* atom) {
   for (int w = 0; w + kWords < 4; ++w) atom->x[w] = atom->x[w + kWords];
 }
 
-SMOE_DEVICE void clear(float (&sum)[4]) {
-  SMOE_UNROLL
-  for (int i = 0; i < 4; ++i) sum[i] = 0;
-}
-
-// sum[tile] += one atom from column `k0` on times the rows, step by step; x_sum[tile] += the sums of the rows' parts.
-template <class Codes, int NT, int XP>
-SMOE_DEVICE void multiply_step(const U32x4& atom, int step, int64_t k0, bool symmetric, const TokenRows<NT>& rows,
-                               int64_t x_step, int64_t k_size, float (&sum)[NT][4], float (&x_sum)[NT][4]) {
+// acc += 64 columns of codes times rows, span after span, each added up from zero and then scaled: a group that is
+// longer is scaled in parts, which costs an fma of each sum and spares asking where groups end. fragment(j, a): the A
+// registers of step j.
+template <int kSpans, class Fragment>
+SMOE_DEVICE void multiply_spans(Fragment fragment, const uint32_t (*b)[2], const SpanScales<>& scales,
+                                float (&acc)[4]) {
+  constexpr int kSteps = kHalfSteps / kSpans;
   const uint32_t ones[4] = {0x3F803F80u, 0x3F803F80u, 0x3F803F80u, 0x3F803F80u};
-  uint32_t a[4];
-  Codes::fragment(atom, step, a);
-  const int64_t k = k0 + 16 * step + 2 * (lane() % 4);
   SMOE_UNROLL
-  for (int tile = 0; tile < NT; ++tile) {
-    if (tile * 8 >= rows.count) break;
+  for (int span = 0; span < kSpans; ++span) {
+    const SpanScale s = scales.template span<kSpans>(span);
+    float sum[4] = {};
     SMOE_UNROLL
-    for (int q = 0; q < XP; ++q) {
-      const int64_t at = off(q, x_step) + k;
-      const uint32_t b[2] = {load_pair(rows.row(tile), at, k < k_size),
-                             load_pair(rows.row(tile), at + 8, k + 8 < k_size)};
-      mma_bf16(sum[tile], a, b);
-      if (!symmetric) mma_bf16(x_sum[tile], ones, b);
+    for (int j = 0; j < kSteps; ++j) {
+      uint32_t a[4];
+      fragment(span * kSteps + j, a);
+      mma_bf16(sum, a, b[span * kSteps + j]);
     }
+    if (!scales.symmetric()) {
+      float x_sum[4] = {};
+      SMOE_UNROLL
+      for (int j = 0; j < kSteps; ++j) mma_bf16(x_sum, ones, b[span * kSteps + j]);
+      SMOE_UNROLL
+      for (int i = 0; i < 4; ++i) sum[i] = fma(-s.zero[i >> 1], x_sum[i], sum[i]);
+    }
+    SMOE_UNROLL
+    for (int i = 0; i < 4; ++i) acc[i] = fma(s.scale[i >> 1], sum[i], acc[i]);
   }
 }
 
-// acc[tile] += a slice of row block `block` times the rows. XP: parts of the rows. k_size and x_step are even.
+template <class Codes, class Fragment>
+SMOE_DEVICE void multiply_half(Fragment fragment, const uint32_t (*b)[2], const SpanScales<>& scales, float (&acc)[4]) {
+  if (scales.spans() == 1) return multiply_spans<1>(fragment, b, scales, acc);
+  if (Codes::kGroupCols == 32 || scales.spans() == 2) return multiply_spans<2>(fragment, b, scales, acc);
+  if constexpr (Codes::kGroupCols == 16) multiply_spans<4>(fragment, b, scales, acc);
+}
+
+// acc[tile] += a slice of row block `block` times the rows. XP: parts of the rows. k_size and x_step are even. Where
+// groups are cut is a function of the matrix and the slice: the bits do not depend on NT.
 template <class Codes, int NT, int XP, class Stream>
 SMOE_DEVICE void multiply_codes(Stream& stream, const AtomMatrix& matrix, int64_t block, const KSlice& slice,
                                 const TokenRows<NT>& rows, int64_t x_step, int64_t k_size, float (&acc)[NT][4]) {
-  constexpr int kCols = Codes::kCols, kSteps = kCols / 16, kGroupSteps = Codes::kGroupCols / 16;
+  // One tile's rows are read 128 columns ahead, each half when its registers are free.
+  constexpr bool kOne = NT * XP == 1;
+  constexpr int kCols = Codes::kCols, kSteps = kCols / 16;
+  constexpr int kBatchCols = kOne ? 2 * kHalfCols : kCols < kHalfCols ? kHalfCols : kCols;
+  constexpr int kAtoms = kBatchCols / kCols, kAhead = kOne ? 2 : 1;
   if (slice.begin >= slice.end) return;
-  const int begin = slice.begin * kCols;
-  GroupScales scales;
-  scales.start(matrix, block, begin, int64_t{slice.atoms} * kCols);
-  // Units of kGroupCols columns in a group, and to the end of the first one.
-  const int units = matrix.group > 0 ? matrix.group / Codes::kGroupCols : 1 << 30;
-  int left = matrix.group > 0 ? units - begin % matrix.group / Codes::kGroupCols : units;
-  float sum[NT][4] = {}, x_sum[NT][4] = {};
-  const auto add_group = [&] {
-    SMOE_UNROLL
-    for (int tile = 0; tile < NT; ++tile) {
-      scales.add(sum[tile], x_sum[tile], acc[tile]);
-      clear(x_sum[tile]);
-    }
+  const int begin = slice.begin * kCols, past = slice.end * kCols;
+  const int stop = past < k_size ? past : static_cast<int>(k_size);
+  // This lane's columns of what is to be multiplied next, and how many are left from there on.
+  const bf16* x = rows.base + begin + 2 * (lane() % 4);
+  int left = stop - begin - 2 * (lane() % 4);
+  uint32_t ahead[kAhead][kHalfSteps][2];
+  const auto load = [&](int tile, int part, int cols, int to = 0) {
+    load_steps(x + rows.at[tile] + cols + (XP == 1 ? 0 : off(part, x_step)), left - cols, ahead[to]);
   };
-  const auto end_step = [&](int step) {
-    if ((step + 1) % kGroupSteps == 0 && --left == 0) {
-      add_group();
-      left = units;
-      scales.next();
-    }
-  };
-  if constexpr (NT * XP == 1) {
-    // As multiply_bf16: rows are read 128 columns ahead.
-    const uint32_t ones[4] = {0x3F803F80u, 0x3F803F80u, 0x3F803F80u, 0x3F803F80u};
-    constexpr int kBatchSteps = batch_steps(NT), kBatchAtoms = kBatchSteps / kSteps;
-    uint32_t ahead[kBatchSteps][2], b[kBatchSteps][2];
-    load_batch(rows, 0, slice.begin * kSteps, k_size, ahead);
-    SMOE_UNROLL1
-    for (int batch = slice.begin; batch < slice.end; batch += Stream::kAtoms) {
-      const U32x4* atoms = stream.take();
-      const int end = slice.end - batch < Stream::kAtoms ? slice.end : batch + Stream::kAtoms;
+  SMOE_UNROLL
+  for (int i = 0; i < kAhead; ++i) load(0, 0, i * kHalfCols, i);
+  SpanScales<> scales(matrix, block, begin, slice.atoms * kCols);
+  for_batches<kAtoms>(stream, slice.begin, slice.end, [&](int, const U32x4(&atoms)[kAtoms]) {
+    if constexpr (kOne) {
+      SMOE_UNROLL
+      for (int half = 0; half < kBatchCols / kHalfCols; ++half) {
+        scales.next();
+        const auto fragment = [&](int j, uint32_t(&a)[4]) {
+          const int step = half * kHalfSteps + j;
+          Codes::fragment(atoms[step / kSteps], step % kSteps, a);
+        };
+        multiply_half<Codes>(fragment, ahead[half], scales, acc[0]);
+        load(0, 0, kBatchCols, half);
+        x += kHalfCols;
+        left -= kHalfCols;
+      }
+    } else {
+      U32x4 rest = atoms[0];  // of an atom of 128 columns
       SMOE_UNROLL1
-      for (int first = batch; first < end; first += kBatchAtoms) {
-        copy_batch(ahead, b);
-        if (first + kBatchAtoms < slice.end) load_batch(rows, 0, (first + kBatchAtoms) * kSteps, k_size, ahead);
+      for (int half = 0; half < kBatchCols / kHalfCols; ++half) {
+        scales.next();
+        uint32_t made[kHalfSteps][4];
         SMOE_UNROLL
-        for (int i = 0; i < kBatchAtoms; ++i) {
-          if (first + i >= end) break;
-          const U32x4 atom = lds(atoms);
-          atoms += 32;
+        for (int j = 0; j < kHalfSteps; ++j) {
+          Codes::fragment(kAtoms == 1 ? rest : atoms[j / kSteps], j % kSteps, made[j]);
+        }
+        const auto fragment = [&](int j, uint32_t(&a)[4]) {
           SMOE_UNROLL
-          for (int step = 0; step < kSteps; ++step) {
-            uint32_t a[4];
-            Codes::fragment(atom, step, a);
-            mma_bf16(sum[0], a, b[i * kSteps + step]);
-            if (!scales.symmetric()) mma_bf16(x_sum[0], ones, b[i * kSteps + step]);
-            end_step(step);
+          for (int i = 0; i < 4; ++i) a[i] = made[j][i];
+        };
+        SMOE_UNROLL
+        for (int tile = 0; tile < NT; ++tile) {
+          if (tile > 0 && tile * 8 >= rows.count) break;
+          SMOE_UNROLL1
+          for (int part = 0; part < XP; ++part) {
+            uint32_t b[kHalfSteps][2];
+            copy_batch(ahead[0], b);
+            if (part + 1 < XP) {
+              load(tile, part + 1, 0);
+            } else if (tile + 1 < NT && (tile + 1) * 8 < rows.count) {
+              load(tile + 1 < NT ? tile + 1 : 0, 0, 0);
+            } else {
+              load(0, 0, kHalfCols);
+            }
+            multiply_half<Codes>(fragment, b, scales, acc[tile]);
           }
         }
-      }
-      stream.give();
-    }
-  } else {
-    for_atoms(stream, slice.begin, slice.end, [&](int i, const U32x4& atom) {
-      // Three parts are for exactness: a quarter of the code, and of nvcc's time, for a few moves.
-      U32x4 rest = atom;
-      SMOE_UNROLL1
-      for (int unit = 0; unit < kCols / kUnitCols; ++unit) {
-        SMOE_UNROLL
-        for (int step = 0; step < kUnitCols / 16; ++step) {
-          multiply_step<Codes, NT, XP>(rest, step, i * kCols + unit * kUnitCols, scales.symmetric(), rows, x_step,
-                                       k_size, sum, x_sum);
-          end_step(step);
+        x += kHalfCols;
+        left -= kHalfCols;
+        if (kBatchCols > kHalfCols) {
+          advance_atom<kCols>(&rest);
+          advance_atom<kCols>(&rest);
         }
-        advance_atom<kCols>(&rest);
       }
-    });
-  }
-  if (left != units) add_group();
+    }
+  });
 }
 
 }  // namespace smoe::cu

@@ -8,6 +8,7 @@
 #include "kernels/experts/decode_block.cuh"
 #include "kernels/experts/int8_args.h"
 #include "kernels/experts/multiply_rows.cuh"
+#include "kernels/experts/span_scales.cuh"
 
 namespace smoe::cu {
 
@@ -59,32 +60,30 @@ SMOE_DEVICE U32x2 int8_pair(const Int8Tiles<NT>& x, int tile, int c, int64_t gro
   return ldg(x.scales + off(x.row[tile][c], x.groups) + group);
 }
 
-// k32 steps whose bytes are read together, where one tile leaves room: 128 columns.
-constexpr int kInt8Steps = 4;
-template <int NT>
-SMOE_DEVICE void load_bytes(const Int8Tiles<NT>& x, int k, int stop, uint32_t (&b)[kInt8Steps][2]) {
-  SMOE_UNROLL
-  for (int j = 0; j < kInt8Steps; ++j) {
-    SMOE_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const uint8_t* const from = x.codes[0] + k + 32 * j + 16 * half;
-      b[j][half] = k + 32 * j < stop ? ldg(reinterpret_cast<const uint32_t*>(from)) : 0u;
-    }
-  }
-}
-
 // acc[tile] = a slice of row block `block` times the rows: f32, or (groups of a whole row) the bits of int32 sums.
 template <class Codes, int NT, class Stream>
 SMOE_DEVICE void multiply_int8(Stream& stream, const AtomMatrix& matrix, int64_t block, const KSlice& slice, int tiles,
                                const Int8Tiles<NT>& x, float (&acc)[NT][4]) {
-  constexpr int kCols = Codes::kCols, kSteps = kCols / 32;
+  // Bytes are read ahead: of one tile 128 columns, each step's when its registers are free; of several one step.
+  constexpr int kCols = Codes::kCols, kSteps = kCols / 32, kAhead = NT == 1 ? 4 : 1;
+  constexpr int kAtoms = NT == 1 ? kAhead / kSteps : 1;
   int32_t sum[NT][4] = {};
   if (slice.begin < slice.end) {
     const int begin = slice.begin * kCols, stop = slice.end * kCols;
-    GroupScales scales;
-    scales.start(matrix, block, begin, int64_t{slice.atoms} * kCols);
-    const int units = matrix.group > 0 ? matrix.group / 32 : 1 << 30;
-    int left = units;
+    uint32_t ahead[NT * kAhead][2];
+    const auto load = [&](int tile, int k, uint32_t(&b)[2]) {
+      SMOE_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        b[half] = k < stop ? ldg(reinterpret_cast<const uint32_t*>(x.codes[tile] + k + 16 * half)) : 0u;
+      }
+    };
+    SMOE_UNROLL
+    for (int tile = 0; tile < NT; ++tile) {
+      if (tile > 0 && tile >= tiles) break;
+      SMOE_UNROLL
+      for (int j = 0; j < kAhead; ++j) load(tile, begin + 32 * j, ahead[tile * kAhead + j]);
+    }
+    SpanScales<32> scales(matrix, block, begin, slice.atoms * kCols);
     int64_t group = matrix.group > 0 ? begin / matrix.group : 0;
     U32x2 next[2];  // of the group under way, where one tile leaves room
     const auto load_pairs = [&] {
@@ -94,6 +93,7 @@ SMOE_DEVICE void multiply_int8(Stream& stream, const AtomMatrix& matrix, int64_t
     };
     load_pairs();
     const auto add_group = [&] {
+      const SpanScale s = scales.template span<1>(0);
       SMOE_UNROLL
       for (int tile = 0; tile < NT; ++tile) {
         if (tile > 0 && tile >= tiles) break;
@@ -104,72 +104,49 @@ SMOE_DEVICE void multiply_int8(Stream& stream, const AtomMatrix& matrix, int64_t
           SMOE_UNROLL
           for (int half = 0; half < 2; ++half) {
             int32_t& mine = sum[tile][2 * half + c];
-            const float value = int8_value(mine, Codes::kZeroCode, static_cast<int32_t>(pair.x[1]), scales.symmetric(),
-                                           scales.zero(half));
+            const float value =
+                int8_value(mine, Codes::kZeroCode, static_cast<int32_t>(pair.x[1]), scales.symmetric(), s.zero[half]);
             float& to = acc[tile][2 * half + c];
-            to = fma(value * scales.scale(half), x_scale, to);
+            to = fma(value * s.scale[half], x_scale, to);
             mine = 0;
           }
         }
       }
     };
-    const auto end_step = [&](int k) {  // k: columns up to the end of the step
-      if (--left > 0) return;
-      add_group();
-      left = units;
-      ++group;
-      scales.next();
-      if (k < stop) load_pairs();
-    };
-    if constexpr (NT == 1) {
-      constexpr int kAtoms = kInt8Steps / kSteps;
-      uint32_t ahead[kInt8Steps][2], b[kInt8Steps][2];
-      load_bytes(x, begin, stop, ahead);
-      SMOE_UNROLL1
-      for (int batch = slice.begin; batch < slice.end; batch += Stream::kAtoms) {
-        const U32x4* atoms = stream.take();
-        const int end = slice.end - batch < Stream::kAtoms ? slice.end : batch + Stream::kAtoms;
-        SMOE_UNROLL1
-        for (int first = batch; first < end; first += kAtoms) {
-          copy_batch(ahead, b);
-          if (first + kAtoms < slice.end) load_bytes(x, (first + kAtoms) * kCols, stop, ahead);
-          SMOE_UNROLL
-          for (int i = 0; i < kAtoms; ++i) {
-            if (first + i >= end) break;
-            const U32x4 atom = lds(atoms);
-            atoms += 32;
-            SMOE_UNROLL
-            for (int step = 0; step < kSteps; ++step) {
-              uint32_t a[4];
-              Codes::bytes(atom, step, a);
-              mma_u8s8(sum[0], a, b[i * kSteps + step]);
-              end_step((first + i) * kCols + 32 * (step + 1));
-            }
-          }
+    for_batches<kAtoms>(stream, slice.begin, slice.end, [&](int first, const U32x4(&atoms)[kAtoms]) {
+      const auto multiply = [&](const U32x4& atom, int step, int k, int at) {
+        scales.next();
+        uint32_t a[4];
+        Codes::bytes(atom, step, a);
+        SMOE_UNROLL
+        for (int tile = 0; tile < NT; ++tile) {
+          if (tile > 0 && tile >= tiles) break;
+          uint32_t(&b)[2] = ahead[tile * kAhead + at];
+          mma_u8s8(sum[tile], a, b);
+          load(tile, k + 32 * kAhead, b);
         }
-        stream.give();
-      }
-    } else {
-      for_atoms(stream, slice.begin, slice.end, [&](int i, const U32x4& atom) {  // as in multiply_codes
-        U32x4 rest = atom;
+        if (scales.ends()) {
+          add_group();
+          ++group;
+          if (k + 32 < stop) load_pairs();
+        }
+      };
+      if constexpr (NT == 1) {
+        SMOE_UNROLL
+        for (int i = 0; i < kAhead; ++i) {
+          if (i > 0 && first + i / kSteps >= slice.end) break;
+          multiply(atoms[i / kSteps], i % kSteps, first * kCols + 32 * i, i);
+        }
+      } else {  // one copy of the code, which is long enough
+        U32x4 rest = atoms[0];
         SMOE_UNROLL1
-        for (int step = 0; step < kSteps; ++step) {
-          const int k = i * kCols + 32 * step;
-          uint32_t a[4];
-          Codes::bytes(rest, 0, a);
-          SMOE_UNROLL
-          for (int tile = 0; tile < NT; ++tile) {
-            if (tile >= tiles) break;
-            const uint32_t b[2] = {ldg(reinterpret_cast<const uint32_t*>(x.codes[tile] + k)),
-                                   ldg(reinterpret_cast<const uint32_t*>(x.codes[tile] + k + 16))};
-            mma_u8s8(sum[tile], a, b);
-          }
-          end_step(k + 32);
+        for (int i = 0; i < kSteps; ++i) {
+          multiply(rest, 0, first * kCols + 32 * i, 0);
           advance_atom<kCols>(&rest);
         }
-      });
-    }
-    if (matrix.group > 0 && left != units) add_group();
+      }
+    });
+    if (matrix.group > 0 && !scales.ends()) add_group();
   }
   if (matrix.group > 0) return;
   SMOE_UNROLL

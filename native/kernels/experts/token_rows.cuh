@@ -47,12 +47,10 @@ SMOE_DEVICE uint32_t load_pair(const bf16* row, int64_t at, bool real) {
 // k16 steps whose B registers are read together: twice 16 registers, or 8 where sums of many tiles need the room.
 SMOE_HD constexpr int batch_steps(int tiles) { return tiles <= 4 ? 8 : 4; }
 
-// B registers of kSteps steps from step `step` on.
-template <int kSteps, int NT>
-SMOE_DEVICE void load_batch(const TokenRows<NT>& rows, int tile, int step, int64_t k_size, uint32_t (&b)[kSteps][2]) {
-  const int k = step * 16 + 2 * (lane() % 4), left = static_cast<int>(k_size) - k;
-  const bf16* const from = rows.row(tile) + k;
-  if (step * 16 + kSteps * 16 <= k_size) {
+// B registers of kSteps steps from this lane's columns at `from` on, of which `left` are real.
+template <int kSteps>
+SMOE_DEVICE void load_steps(const bf16* from, int left, uint32_t (&b)[kSteps][2]) {
+  if (left > 16 * kSteps - 8) {
     SMOE_UNROLL
     for (int j = 0; j < kSteps; ++j) {
       b[j][0] = load_pair(from, 16 * j, true);
@@ -65,6 +63,13 @@ SMOE_DEVICE void load_batch(const TokenRows<NT>& rows, int tile, int step, int64
       b[j][1] = load_pair(from, 16 * j + 8, 16 * j + 8 < left);
     }
   }
+}
+
+// The same from step `step` of a tile's rows on.
+template <int kSteps, int NT>
+SMOE_DEVICE void load_batch(const TokenRows<NT>& rows, int tile, int step, int64_t k_size, uint32_t (&b)[kSteps][2]) {
+  const int k = step * 16 + 2 * (lane() % 4);
+  load_steps(rows.row(tile) + k, static_cast<int>(k_size) - k, b);
 }
 
 template <int kSteps>
