@@ -27,15 +27,21 @@ struct CodeShape {
   static constexpr int kBytes = kRing * kStageBytes;
 };
 
-// Rows as this thread copies them, as counts of 16 bytes: chunk tid() % 8 of rows tid() / 8 + 32 i. Rows past the end
-// repeat the last one; nobody reads their sums.
+// Rows as this thread copies them, as counts of 16 bytes: chunk tid() % 8 of rows tid() / 8 + 32 i of the tile.
 template <int TN>
 struct CodeRows {
   const U32x4* x;
   uint32_t row[CodeShape<TN>::kCopies];
 
-  SMOE_DEVICE void set(int i, int at, uint32_t stride) {
-    row[i] = static_cast<uint32_t>(at) * stride + tid() % kCodeChunks;
+  // row_of(i): row i of the tile among the rows from `from` on, `stride` elements apart.
+  template <class RowOf>
+  SMOE_DEVICE void aim(const bf16* from, int64_t stride, RowOf row_of) {
+    x = reinterpret_cast<const U32x4*>(from);
+    SMOE_UNROLL
+    for (int i = 0; i < CodeShape<TN>::kCopies; ++i) {
+      const uint32_t at = static_cast<uint32_t>(row_of(tid() / kCodeChunks + 32 * i));
+      row[i] = at * static_cast<uint32_t>(stride / 8) + tid() % kCodeChunks;
+    }
   }
 };
 

@@ -31,10 +31,7 @@ grouped_gemm_wide_codes(GroupedGemmArgs args) {
     {
       const GroupedTile tile = tile_at<TN>(args, kGemmBlocks, prefix, index);
       const AtomMatrix matrix = load_matrix<false>(args.weights + tile.expert);
-      const auto row_of = [&](int at) {  // rows past the end repeat the last one
-        const int row = tile.row0 + at < tile.stop ? tile.row0 + at : tile.stop - 1;
-        return args.gather != nullptr ? ldg(args.gather + row) : row;
-      };
+      const auto row_of = [&](int at) { return grouped_row(args, tile, at); };
       if (matrix.format == AtomFormat::Bf16 || matrix.format == AtomFormat::Bf16x3) {
         GemmOperands<TN> in;
         in.blocks = blocks;
@@ -52,11 +49,7 @@ grouped_gemm_wide_codes(GroupedGemmArgs args) {
         multiply_tile<TN>(in, ring, acc);
       } else {
         CodeRows<TN> in;
-        in.x = reinterpret_cast<const U32x4*>(args.x.data);
-        SMOE_UNROLL
-        for (int i = 0; i < CodeShape<TN>::kCopies; ++i) {
-          in.set(i, row_of(tid() / kCodeChunks + 32 * i), static_cast<uint32_t>(args.x_stride / 8));
-        }
+        in.aim(args.x.data, args.x_stride, row_of);
         multiply_any_codes<TN>(in, matrix, tile.block0, blocks, k, tile.stop - tile.row0, ring, acc);
       }
     }
