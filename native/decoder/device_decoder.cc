@@ -174,7 +174,6 @@ Status DeviceDecoder::State::send_input(const DeviceRows& rows, const Call& call
     input.step.top_k = call.sampling->top_k;
     input.step.seed = call.sampling->seed;
   }
-  input.dense_active_count = 1;
   input.dense_offset[1] = static_cast<int32_t>(tokens);
   if (tokens <= kFewRows) input.dense_mask = ~uint64_t{0} >> (kFewRows - tokens);
   const size_t id_bytes = static_cast<size_t>(tokens) * sizeof(int32_t);

@@ -24,8 +24,6 @@ Status few_units(const DevicePass& pass, const DeviceDense& dense, const cu::Pla
   up.blocks = 2 * pass.sms();
   up.plan.mask = &pass.input->dense_mask;
   up.plan.offset = pass.input->dense_offset;
-  up.plan.active = &pass.input->dense_active;
-  up.plan.active_count = &pass.input->dense_active_count;
   SMOE_ENQUEUE(*pass.device, gate_up, up);
   return Status();
 }

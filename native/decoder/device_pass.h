@@ -15,7 +15,7 @@ constexpr int64_t kFewRows = 64;
 // feed-forward is an expert that every row goes to; its plan does not depend on the layer.
 struct PassInput {
   cu::StepInput step;
-  int32_t dense_active_count, dense_active, dense_offset[2];
+  int32_t dense_offset[2];
   uint64_t dense_mask;  // of up to kFewRows rows
 };
 

@@ -47,8 +47,6 @@ inline cu::DispatchBits take_bits(DeviceArena& arena, int64_t experts) {
   cu::DispatchBits bits;
   bits.mask = arena.take<uint64_t>(experts);
   bits.offset = arena.take<int32_t>(experts + 1);
-  bits.active = arena.take<int32_t>(experts);
-  bits.active_count = arena.take<int32_t>(1);
   return bits;
 }
 

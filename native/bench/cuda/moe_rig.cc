@@ -148,13 +148,11 @@ MoeRig::MoeRig(BenchDevice& device, const MoeShape& shape, const WeightFormatSpe
   ids_ = {device, pairs};
   count_ = {device, rows_};
   offset_ = {device, e + 1};
-  active_ = {device, e};
-  active_count_ = {device, std::vector<int32_t>(static_cast<size_t>(layers), 0)};
   position_ = {device, pairs};
   token_ = {device, pairs};
   histogram_ = {device, ceil_div(rows_, kRouteManyTokens) * e};
   tickets_ = {device, std::vector<uint32_t>(9, 0)};
-  mask_ = {device, e};
+  mask_ = {device, std::vector<uint64_t>(static_cast<size_t>(layers * e), 0)};
   h_ = {device, format.int8 ? 1 : pairs * shape.width};
   y_ = {device, prefill_tokens > 0 && !format.int8 ? pairs * h : 1};
   if (format.int8) {
@@ -212,10 +210,8 @@ void MoeRig::decode(int layer, int tokens, int64_t first) {
     if (buckets[i] >= tokens) max_tokens = buckets[i];
   }
   DispatchBits plan;
-  plan.mask = mask_.data();
+  plan.mask = mask_.data() + int64_t{layer} * shape_.experts;
   plan.offset = offset_.data();
-  plan.active = active_.data();
-  plan.active_count = active_count_.data() + layer;
   plan.row_weight = row_weight_.data();
   RouteDispatchArgs route;
   route.x = x_.data() + input_at(layer, first);
@@ -339,7 +335,7 @@ std::vector<float> MoeRig::input(int layer, int64_t row, int64_t rows) const {
 
 double MoeRig::active_experts(int layers) const {
   double sum = 0;
-  for (const int32_t n : active_count_.download(0, layers)) sum += n;
+  for (const uint64_t mask : mask_.download(0, int64_t{layers} * shape_.experts)) sum += mask != 0;
   return sum;
 }
 

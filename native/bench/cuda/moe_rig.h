@@ -108,9 +108,9 @@ class MoeRig {
   DeviceBlock<float> x_;
   DeviceBlock<cu::bf16> plane_;
   DeviceBlock<float> router_bias_, partials_, weights_, row_weight_, out_;
-  DeviceBlock<int32_t> num_tokens_, ids_, count_, offset_, active_, active_count_, position_, token_, histogram_;
+  DeviceBlock<int32_t> num_tokens_, ids_, count_, offset_, position_, token_, histogram_;
   DeviceBlock<uint32_t> tickets_;
-  DeviceBlock<uint64_t> mask_;
+  DeviceBlock<uint64_t> mask_;  // [layers, E]
   DeviceBlock<cu::bf16> h_, y_;
   // With int8 activations.
   DeviceBlock<uint8_t> x_codes_, h_codes_;

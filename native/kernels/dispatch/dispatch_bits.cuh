@@ -51,7 +51,6 @@ SMOE_DEVICE void dispatch_plan(const DispatchShared& shared, int experts, const 
       const int other = shfl_up(through, delta);
       if (lane() >= delta) through += other;
     }
-    const uint32_t used = ballot(count > 0);
     if (e < experts) {
       sts(shared.offset + e, through - count);
       stg(out.mask + e, bits);
@@ -60,32 +59,20 @@ SMOE_DEVICE void dispatch_plan(const DispatchShared& shared, int experts, const 
         stg(out.expert_counts + e, ldg(out.expert_counts + e) + static_cast<uint64_t>(count));
       }
     }
-    // At most 2048 pairs, of 32 used experts.
-    if (lane() == 31) sts(shared.tally + part, static_cast<uint32_t>(through) << 8 | static_cast<uint32_t>(popc(used)));
+    if (lane() == 31) sts(shared.tally + part, static_cast<uint32_t>(through));
   }
   sync();
   SMOE_UNROLL1
   for (int part = first; part < parts; part += warps) {
     const int e = part * 32 + lane();
-    const uint32_t tally = lane() < parts ? lds(shared.tally + lane()) : 0;
-    uint32_t base = lane() < part ? tally >> 8 : 0, active = lane() < part ? tally & 255u : 0;
+    uint32_t base = lane() < part ? lds(shared.tally + lane()) : 0;
     SMOE_UNROLL
-    for (int bits = 16; bits > 0; bits /= 2) {
-      base += shfl_xor(base, bits);
-      active += shfl_xor(active, bits);
-    }
-    const bool real = e < experts;
-    const int count = real ? popc(lds(shared.mask + e)) : 0;
-    const uint32_t used = ballot(count > 0);
-    if (real) {
+    for (int bits = 16; bits > 0; bits /= 2) base += shfl_xor(base, bits);
+    if (e < experts) {
       const int offset = static_cast<int>(base) + lds(shared.offset + e);
       sts(shared.offset + e, offset);
       stg(out.offset + e, offset);
-      if (count > 0) stg(out.active + active + popc(used & ((1u << lane()) - 1)), e);
-      if (e == experts - 1) {
-        stg(out.offset + experts, offset + count);
-        stg(out.active_count, static_cast<int32_t>(active) + popc(used));
-      }
+      if (e == experts - 1) stg(out.offset + experts, offset + popc(lds(shared.mask + e)));
     }
   }
 }

@@ -68,9 +68,23 @@ SMOE_DEVICE void copy_wide(const WideOperands<S>& in, int stage, int part, unsig
   }
 }
 
-// Copies of the first stages; nobody may be reading the ring.
-template <class S>
-SMOE_DEVICE void start_wide(const WideOperands<S>& in, unsigned char* ring) {
+// Aims `in`, whose weights and x are those of the whole matrices, at the tile from row block `block0` of `blocks` on,
+// row_of(i) its rows, `stride` chunks apart; and copies the first stages. Nobody may be reading the ring.
+template <class S, class RowOf>
+SMOE_DEVICE void start_wide(WideOperands<S>* aimed, unsigned char* ring, int block0, int blocks, uint32_t stride,
+                            RowOf row_of) {
+  WideOperands<S>& in = *aimed;
+  in.weights += tid() % (S::kAtoms * 32);
+  in.x += tid() % S::kChunks;
+  SMOE_UNROLL
+  for (int i = 0; i < S::kWeightCopies; ++i) {
+    const int block = block0 + (tid() + i * kGemmThreads) / (S::kAtoms * 32);
+    in.block[i] = static_cast<uint32_t>(block < blocks ? block : blocks - 1) * static_cast<uint32_t>(in.atoms * 32);
+  }
+  SMOE_UNROLL
+  for (int i = 0; i < S::kRowCopies; ++i) {
+    in.row[i] = static_cast<uint32_t>(row_of((tid() + i * kGemmThreads) / S::kChunks)) * stride;
+  }
   SMOE_UNROLL
   for (int s = 0; s < S::kStages - 1; ++s) {
     if (s * S::kAtoms < in.atoms) {

@@ -1,8 +1,13 @@
 // The tile of the prefill GEMMs for weights of codes and one bf16 plane of activations whose rows are whole 16-byte
 // chunks: 128 packed weight rows times TN activation rows. Codes and rows both go through a ring of stages of 64
 // columns. As in gemm_codes.cuh the f32 sum of a group is multiplied by its scale and added to the accumulators, in the
-// same order, so that the choice between the files does not show in the bits. A warp holds 32 x 64 sums twice: those of
-// a group and those of all.
+// same order, so that the choice between the files does not show in the bits. A warp holds 32 x TN / 2 sums twice:
+// those of a group and those of all.
+//
+// Tensor cores take an mma of a warp every 6.6 clk of one of the four schedulers (645 TFLOP/s measured on an H200), in
+// which it can issue as many instructions of either of its two warps. So the loop over stages is one straight run but
+// for the ends of groups: what would be a branch is a copy of zeros past K, a row that repeats the last one, and a tile
+// of half the rows where those are enough.
 #pragma once
 
 #include "kernels/experts/gemm_tile.cuh"
@@ -10,23 +15,34 @@
 
 namespace smoe::cu {
 
-constexpr int kCodeChunks = 8, kCodeUnits = 2;  // 16 bytes of rows, 32 columns: of a stage
+constexpr int kCodeChunks = 8, kCodeSteps = 4;  // 16 bytes of rows, k16 steps: of a stage
 
-// The warps are those of GemmShape<TN>.
 template <int TN>
 struct CodeShape {
+  static constexpr int kBlocks = 2, kDown = kGemmBlocks / kBlocks, kAcross = 8 / kDown;  // row blocks of a warp; warps
+  static constexpr int kTiles = TN / 8 / kAcross, kPairs = kTiles / 2;                   // of 8 rows, of a warp
   static constexpr int kCopies = TN * kCodeChunks / kGemmThreads;
   static constexpr int kCodeBytes = kGemmBlocks * 1024, kStageBytes = kCodeBytes + TN * kCodeChunks * 16;
   static constexpr int kRing = 3;  // 72 KB of the 99 that sm_86 has
   static constexpr int kBytes = kRing * kStageBytes;
 };
 
-// Rows as this thread copies them, as counts of 16 bytes: chunk tid() % 8 of rows tid() / 8 + 32 i. Rows past the end
-// repeat the last one; nobody reads their sums.
+// Rows as this thread copies them, as counts of 16 bytes: chunk tid() % 8 of rows tid() / 8 + 32 i of the tile.
 template <int TN>
 struct CodeRows {
   const U32x4* x;
   uint32_t row[CodeShape<TN>::kCopies];
+
+  // row_of(i): row i of the tile among the rows from `from` on, `stride` elements apart.
+  template <class RowOf>
+  SMOE_DEVICE void aim(const bf16* from, int64_t stride, RowOf row_of) {
+    x = reinterpret_cast<const U32x4*>(from);
+    SMOE_UNROLL
+    for (int i = 0; i < CodeShape<TN>::kCopies; ++i) {
+      const uint32_t at = static_cast<uint32_t>(row_of(tid() / kCodeChunks + 32 * i));
+      row[i] = at * static_cast<uint32_t>(stride / 8) + tid() % kCodeChunks;
+    }
+  }
 };
 
 // A stage of codes: of each row block the atoms that hold its columns, whole ones.
@@ -34,103 +50,150 @@ template <class Codes>
 struct CodeStage {
   static constexpr int kAtoms = Codes::kCols <= 64 ? 64 / Codes::kCols : 1;   // of a row block
   static constexpr int kStages = Codes::kCols <= 64 ? 1 : Codes::kCols / 64;  // that an atom lasts
+  static constexpr int kAtomSteps = kCodeSteps / kAtoms;                      // k16 steps of a stage from one atom
   static constexpr int kCopies = kGemmBlocks * kAtoms * 32 / kGemmThreads;
+  static_assert(kStages <= 2, "WideCodes::load() chooses between two halves of an atom");
 };
 
 // Everything about K is reckoned from k, which a kernel has among its arguments: registers are short.
 template <int TN, class Codes>
-SMOE_DEVICE void copy_codes(const CodeRows<TN>& rows, const U32x4* codes,
-                            const uint32_t (&block)[CodeStage<Codes>::kCopies], int k, int stage, unsigned char* to) {
+SMOE_DEVICE void copy_codes(const U32x4* codes, const uint32_t (&block)[CodeStage<Codes>::kCopies], int k, int stage,
+                            unsigned char* to) {
   using C = CodeStage<Codes>;
   const int atom = stage * C::kAtoms / C::kStages + tid() / 32 % C::kAtoms;
-  const bool codes_real = atom * Codes::kCols < k;
-  const uint32_t codes_at = codes_real ? static_cast<uint32_t>(atom) * 32 : 0;
+  const bool real = atom * Codes::kCols < k;
+  const uint32_t at = real ? static_cast<uint32_t>(atom) * 32 : 0;
   SMOE_UNROLL
-  for (int i = 0; i < C::kCopies; ++i) {
-    cp16(to + (tid() + i * kGemmThreads) * 16, codes + (block[i] + codes_at), codes_real);
-  }
+  for (int i = 0; i < C::kCopies; ++i) cp16(to + (tid() + i * kGemmThreads) * 16, codes + (block[i] + at), real);
+}
+
+// Those of rows [32 first, 32 end) of the tile.
+template <int TN, int kRows>
+SMOE_DEVICE void copy_rows(const CodeRows<kRows>& rows, int k, int stage, int first, int end, unsigned char* to) {
   const int row = tid() / kCodeChunks, chunk = tid() % kCodeChunks;
   const bool real = (stage * kCodeChunks + chunk) * 8 < k;
   const uint32_t at = real ? static_cast<uint32_t>(stage) * kCodeChunks : 0;
   unsigned char* const place = to + CodeShape<TN>::kCodeBytes + row * 128 + (chunk ^ row % 8) * 16;
   SMOE_UNROLL
-  for (int i = 0; i < CodeShape<TN>::kCopies; ++i) cp16(place + i * 4096, rows.x + (rows.row[i] + at), real);
+  for (int i = first; i < end; ++i) cp16(place + i * 4096, rows.x + (rows.row[i] + at), real);
 }
 
-// Scales and zero points of a warp's row blocks, group after group: GroupScales of several. matrix() gives the matrix
-// anew each time, so that nothing of it takes registers between groups.
-template <int kBlocks, class Matrix>
-struct WideScales {
-  Matrix matrix;
-  uint32_t at[kBlocks];
-  int left;
-  float scale[kBlocks][2], zero[kBlocks][2];
+SMOE_DEVICE float power_of_two(uint32_t exponent) {                      // of a ScaleType::E8m0
+  return bit_cast<float>(exponent == 0 ? 0x00400000u : exponent << 23);  // 2^-127 is subnormal
+}
 
-  SMOE_DEVICE WideScales(Matrix of, int block0, int blocks, int padded) : matrix(of) {
-    const int group = matrix().group;
-    left = group > 0 ? (padded + group - 1) / group : 1;
+template <bool flag>
+struct Flag {
+  static constexpr bool value = flag;
+};
+
+// Scales and zero points of a warp's row blocks, a group ahead. What is loaded are the words of which they are part,
+// whatever their type, so that no branch stands between the loads; the 16 of a row block begin at such a word.
+template <int kBlocks, bool asymmetric>
+struct WideScales {
+  const unsigned char *scales, *zeros;
+  uint32_t at[kBlocks];  // bytes to the element of row g
+  int left;
+  float mul;
+  ScaleType type;
+  uint32_t scale[kBlocks][2], zero[kBlocks][2];  // of rows g and g + 8
+
+  SMOE_DEVICE int log_size() const { return type == ScaleType::F32 ? 2 : type == ScaleType::F16 ? 1 : 0; }
+  SMOE_DEVICE WideScales(const AtomMatrix& m, int block0, int blocks, int padded)
+      : scales(static_cast<const unsigned char*>(m.scales)),
+        zeros(static_cast<const unsigned char*>(m.zeros)),
+        mul(m.mul),
+        type(m.scale_type) {
+    left = m.group > 0 ? (padded + m.group - 1) / m.group : 1;
     SMOE_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
       const int block = block0 + b < blocks ? block0 + b : blocks - 1;
-      at[b] = static_cast<uint32_t>(block * left) * kAtomRows + lane() / 4;
+      at[b] = (static_cast<uint32_t>(block * left) * kAtomRows + lane() / 4) << log_size();
     }
     load();
   }
+  // After the last group its scales are loaded again, for nobody.
   SMOE_DEVICE void next() {
-    if (--left <= 0) return;
+    const uint32_t step = --left > 0 ? kAtomRows << log_size() : 0;
     SMOE_UNROLL
-    for (int b = 0; b < kBlocks; ++b) at[b] += kAtomRows;
+    for (int b = 0; b < kBlocks; ++b) at[b] += step;
     load();
   }
   SMOE_DEVICE void load() {
-    const AtomMatrix m = matrix();
     SMOE_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
       SMOE_UNROLL
       for (int half = 0; half < 2; ++half) {
-        scale[b][half] = plane_value(m.scales, m.scale_type, at[b] + 8 * half) * m.mul;
-        if (m.zeros != nullptr) zero[b][half] = plane_value(m.zeros, m.scale_type, at[b] + 8 * half);
+        const uint32_t word = (at[b] & ~3u) + (static_cast<uint32_t>(8 * half) << log_size());
+        scale[b][half] = ldg(reinterpret_cast<const uint32_t*>(scales + word));
+        if constexpr (asymmetric) zero[b][half] = ldg(reinterpret_cast<const uint32_t*>(zeros + word));
       }
+    }
+  }
+  template <class Value>
+  SMOE_DEVICE void values_of(Value value, float (&s)[kBlocks][2], float (&z)[kBlocks][2]) const {
+    SMOE_UNROLL
+    for (int b = 0; b < kBlocks; ++b) {
+      SMOE_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        s[b][half] = value(scale[b][half]) * mul;
+        if constexpr (asymmetric) z[b][half] = value(zero[b][half]);
+      }
+    }
+  }
+  SMOE_DEVICE void values(float (&s)[kBlocks][2], float (&z)[kBlocks][2]) const {
+    const int g = lane() / 4;
+    if (type == ScaleType::F32) {
+      values_of([](uint32_t word) { return bit_cast<float>(word); }, s, z);
+    } else if (type == ScaleType::F16) {
+      values_of([g](uint32_t word) { return to_float(f16{static_cast<uint16_t>(word >> g % 2 * 16)}); }, s, z);
+    } else {
+      values_of([g](uint32_t word) { return power_of_two(word >> g % 4 * 8 & 255u); }, s, z);
     }
   }
 };
 
-// acc += the tile, of which `live` rows are real: a warp that has none multiplies nothing.
-template <int TN, class Codes, class Matrix>
-SMOE_DEVICE void multiply_wide_codes(const CodeRows<TN>& rows, Matrix matrix_of, int block0, int blocks, int k,
-                                     int live, unsigned char* ring,
-                                     float (&acc)[GemmShape<TN>::kBlocks][GemmShape<TN>::kTiles][4]) {
-  using S = GemmShape<TN>;
-  using R = CodeShape<TN>;
+// Fragments of a k16 step.
+template <int kBlocks, int kPairs>
+struct CodeStep {
+  uint32_t a[kBlocks][4], b[kPairs][4];
+};
+
+// acc += the tile, in groups of tiles of eight rows of which a warp has as many as CodeShape<TN> says: acc may have
+// more. asymmetric: there are zero points.
+template <int TN, class Codes, bool asymmetric, int kRows, int kAccTiles>
+SMOE_DEVICE void multiply_wide_codes(const CodeRows<kRows>& rows, const AtomMatrix& matrix, int block0, int blocks,
+                                     int k, unsigned char* ring, float (&acc)[CodeShape<TN>::kBlocks][kAccTiles][4]) {
+  using S = CodeShape<TN>;
   using C = CodeStage<Codes>;
-  const AtomMatrix matrix = matrix_of();
-  constexpr int kGroupSteps = Codes::kGroupCols / 16, kPairs = S::kTiles / 2;
+  constexpr int kGroupSteps = Codes::kGroupCols / 16;
   const int atoms = static_cast<int>(atoms_along(k, Codes::kCols));
-  const int down = warp() % S::kWarpsDown * S::kBlocks, across = warp() / S::kWarpsDown * S::kTiles * 8;
+  const int stages = static_cast<int>(atoms_along(k, kCodeSteps * 16));
+  const int down = warp() % S::kDown * S::kBlocks, across = warp() / S::kDown * S::kTiles * 8;
   uint32_t block[C::kCopies];
   SMOE_UNROLL
   for (int i = 0; i < C::kCopies; ++i) {
     const int chunk = tid() + i * kGemmThreads, b = block0 + chunk / (C::kAtoms * 32);
     block[i] = static_cast<uint32_t>(b < blocks ? b : blocks - 1) * static_cast<uint32_t>(atoms * 32) + chunk % 32;
   }
-  const auto copy = [&](int stage, unsigned char* to) {
-    copy_codes<TN, Codes>(rows, matrix.atoms, block, k, stage, to);
-  };
   SMOE_UNROLL
-  for (int s = 0; s < R::kRing - 1; ++s) {
-    if (s * kCodeUnits * kUnitCols < k) copy(s, ring + s * R::kStageBytes);
+  for (int s = 0; s < S::kRing - 1; ++s) {
+    copy_codes<TN, Codes>(matrix.atoms, block, k, s, ring + s * S::kStageBytes);
+    copy_rows<TN>(rows, k, s, 0, S::kCopies, ring + s * S::kStageBytes);
     cp_commit();
   }
   const int units = matrix.group > 0 ? matrix.group / Codes::kGroupCols : 1 << 30;  // of kGroupCols in a group
   int left = units;
-  const bool zeros = matrix.zeros != nullptr;
-  WideScales<S::kBlocks, Matrix> scales(matrix_of, block0 + down, blocks, atoms * Codes::kCols);
-  float sum[S::kBlocks][S::kTiles][4] = {}, x_sum[kPairs][4] = {};
+  WideScales<S::kBlocks, asymmetric> scales(matrix, block0 + down, blocks, atoms * Codes::kCols);
+  float sum[S::kBlocks][S::kTiles][4] = {}, x_sum[S::kPairs][4] = {};
   const auto add_group = [&] {
+    float scale[S::kBlocks][2], zero[S::kBlocks][2];
+    scales.values(scale, zero);
+    scales.next();
     SMOE_UNROLL
     for (int tile = 0; tile < S::kTiles; ++tile) {
       float x[2] = {0, 0};
-      if (zeros) {  // of rows g and g + 8 of the A operand that two tiles were, for columns 2 t and 2 t + 1 of C
+      if constexpr (asymmetric) {  // of rows g and g + 8 of the A operand that two tiles were, for columns of C
         SMOE_UNROLL
         for (int i = 0; i < 2; ++i) x[i] = shfl(x_sum[tile / 2][tile % 2 * 2], lane() % 4 * 8 + i * 4);
       }
@@ -138,98 +201,120 @@ SMOE_DEVICE void multiply_wide_codes(const CodeRows<TN>& rows, Matrix matrix_of,
       for (int b = 0; b < S::kBlocks; ++b) {
         SMOE_UNROLL
         for (int i = 0; i < 4; ++i) {
-          const float value = zeros ? fma(-scales.zero[b][i >> 1], x[i & 1], sum[b][tile][i]) : sum[b][tile][i];
-          acc[b][tile][i] = fma(scales.scale[b][i >> 1], value, acc[b][tile][i]);
+          const float value = asymmetric ? fma(-zero[b][i >> 1], x[i & 1], sum[b][tile][i]) : sum[b][tile][i];
+          acc[b][tile][i] = fma(scale[b][i >> 1], value, acc[b][tile][i]);
           sum[b][tile][i] = 0;
         }
       }
     }
-    if (zeros) {
+    if constexpr (asymmetric) {
       SMOE_UNROLL
-      for (int pair = 0; pair < kPairs; ++pair) clear(x_sum[pair]);
+      for (int pair = 0; pair < S::kPairs; ++pair) clear(x_sum[pair]);
     }
-    scales.next();
     left = units;
   };
   const int codes_at = down * C::kAtoms * 512 + lane() * 16;
-  const int rows_at = R::kCodeBytes + (across + lane() / 16 * 8 + lane() % 8) * 128;
-  int from = 0, to = (R::kRing - 1) * R::kStageBytes;  // stages being read and copied, in the ring
-  const auto after = [](int stage) { return stage == (R::kRing - 1) * R::kStageBytes ? 0 : stage + R::kStageBytes; };
+  const int rows_at = S::kCodeBytes + (across + lane() / 16 * 8 + lane() % 8) * 128;
+  int from = 0, to = (S::kRing - 1) * S::kStageBytes;  // stages being read and copied, in the ring
+  const auto after = [](int stage) { return stage == (S::kRing - 1) * S::kStageBytes ? 0 : stage + S::kStageBytes; };
   U32x4 atom[S::kBlocks];
-  uint32_t x[2][4];  // two tiles' rows, and the next two's
-  // unit: counted from the first column on.
-  const auto load_atoms = [&](int unit) {
+  CodeStep<S::kBlocks, S::kPairs> steps[2];
+  // Of stage `stage`, in the ring at `from`.
+  const auto load = [&](int stage, int step, CodeStep<S::kBlocks, S::kPairs>* out) {
     SMOE_UNROLL
     for (int b = 0; b < S::kBlocks; ++b) {
-      const int place = b * C::kAtoms + unit % C::kAtoms;
-      atom[b] = lds(reinterpret_cast<const U32x4*>(ring + from + codes_at + place * 512));
-      if (C::kStages > 1 && unit / kCodeUnits % C::kStages != 0) {
-        SMOE_UNROLL
-        for (int i = 0; i < kCodeUnits; ++i) advance_atom<Codes::kCols>(&atom[b]);
+      if (step % C::kAtomSteps == 0) {
+        const int place = b * C::kAtoms + step / C::kAtomSteps;
+        atom[b] = lds(reinterpret_cast<const U32x4*>(ring + from + codes_at + place * 512));
+        if constexpr (C::kStages > 1) {
+          if (stage % 2 != 0) advance_atom<Codes::kCols / 2>(&atom[b]);
+        }
       }
     }
-  };
-  const auto load_pair = [&](int step, int pair) {
     const int chunk = (2 * step + lane() / 8 % 2) ^ lane() % 8;
-    ldmatrix_x4(x[pair % 2], ring + from + rows_at + chunk * 16 + pair * 2048);
-  };
-  cp_wait<R::kRing - 2>();
-  sync();
-  load_atoms(0);
-  load_pair(0, 0);
-  SMOE_UNROLL1
-  for (int unit = 0; unit * kUnitCols < k; ++unit) {
-    const bool last = (unit + 1) * kUnitCols >= k;
     SMOE_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      uint32_t a[S::kBlocks][4];
-      SMOE_UNROLL
-      for (int b = 0; b < S::kBlocks; ++b) Codes::fragment(atom[b], half, a[b]);
-      if (half == 0 && unit % kCodeUnits == 0) {
-        const int later = unit / kCodeUnits + R::kRing - 1;
-        if (later * kCodeUnits * kUnitCols < k) copy(later, ring + to);
+    for (int pair = 0; pair < S::kPairs; ++pair) {
+      ldmatrix_x4(out->b[pair], ring + from + rows_at + chunk * 16 + pair * 2048);
+    }
+    SMOE_UNROLL
+    for (int b = 0; b < S::kBlocks; ++b) Codes::fragment(atom[b], step % C::kAtomSteps, out->a[b]);
+  };
+  cp_wait<S::kRing - 2>();
+  sync();
+  load(0, 0, &steps[0]);
+  SMOE_UNROLL1
+  for (int stage = 0; stage < stages; ++stage) {
+    const int later = stage + S::kRing - 1;
+    SMOE_UNROLL
+    for (int step = 0; step < kCodeSteps; ++step) {
+      if (step == kCodeSteps - 1) {  // the next stage is there, and nobody reads this one any more
+        cp_wait<S::kRing - 2>();
+        sync();
+        from = after(from);
+      }
+      load(stage + (step + 1) / kCodeSteps, (step + 1) % kCodeSteps, &steps[(step + 1) % 2]);
+      if (step == 0) {
+        copy_codes<TN, Codes>(matrix.atoms, block, k, later, ring + to);
+        copy_rows<TN>(rows, k, later, 0, S::kCopies / 2, ring + to);
+      } else if (step == 1) {
+        copy_rows<TN>(rows, k, later, S::kCopies / 2, S::kCopies, ring + to);
         cp_commit();
         to = after(to);
       }
-      const int step = unit % kCodeUnits * 2 + half;
+      const CodeStep<S::kBlocks, S::kPairs>& now = steps[step % 2];
       SMOE_UNROLL
-      for (int i = 0; i < kPairs; ++i) {
-        if (i + 1 < kPairs) {
-          load_pair(step, i + 1);
-        } else if (half == 0) {
-          load_pair(step + 1, 0);
-        } else if (!last) {
-          if (unit % kCodeUnits == kCodeUnits - 1) {  // the next stage is there, and nobody reads this one any more
-            cp_wait<R::kRing - 2>();
-            sync();
-            from = after(from);
-          }
-          load_pair((step + 1) % (2 * kCodeUnits), 0);
-          if (C::kAtoms > 1 || unit % kCodeUnits == kCodeUnits - 1) {
-            load_atoms(unit + 1);
-          } else {
-            SMOE_UNROLL
-            for (int b = 0; b < S::kBlocks; ++b) advance_atom<Codes::kCols>(&atom[b]);
-          }
-        }
-        if (across >= live) continue;
-        const uint32_t(&r)[4] = x[i % 2];
+      for (int i = 0; i < S::kPairs; ++i) {
+        const uint32_t(&r)[4] = now.b[i];
         const uint32_t b0[2] = {r[0], r[1]}, b1[2] = {r[2], r[3]};
         SMOE_UNROLL
         for (int b = 0; b < S::kBlocks; ++b) {
-          mma_bf16(sum[b][2 * i], a[b], b0);
-          mma_bf16(sum[b][2 * i + 1], a[b], b1);
+          mma_bf16(sum[b][2 * i], now.a[b], b0);
+          mma_bf16(sum[b][2 * i + 1], now.a[b], b1);
         }
-        if (zeros) {  // the rows as A, of which every column of C holds the sums
+        if constexpr (asymmetric) {  // the rows as A, of which every column of C holds the sums
           const uint32_t as_a[4] = {r[0], r[2], r[1], r[3]}, ones[2] = {0x3F803F80u, 0x3F803F80u};
           mma_bf16(x_sum[i], as_a, ones);
         }
       }
-      if ((half + 1) % kGroupSteps == 0 && (--left == 0 || (last && half == 1))) add_group();
+      if ((step + 1) % kGroupSteps == 0 && --left == 0) add_group();
     }
   }
+  if (left != units) add_group();
   cp_wait<0>();
   sync();
+}
+
+// The same, for a matrix of any format of codes. acc: of CodeShape<TN>; where `live` rows are no more than half of TN,
+// a warp's first half, as those of CodeShape<TN / 2>.
+template <int TN>
+SMOE_DEVICE void multiply_any_codes(const CodeRows<TN>& rows, const AtomMatrix& matrix, int block0, int blocks, int k,
+                                    int live, unsigned char* ring,
+                                    float (&acc)[CodeShape<TN>::kBlocks][CodeShape<TN>::kTiles][4]) {
+  with_codes(matrix.format, [&](auto format) {
+    using Codes = decltype(format);
+    const auto multiply = [&](auto asymmetric) {
+      constexpr bool zeros = decltype(asymmetric)::value;
+      if (live * 2 <= TN) {
+        multiply_wide_codes<TN / 2, Codes, zeros>(rows, matrix, block0, blocks, k, ring, acc);
+      } else {
+        multiply_wide_codes<TN, Codes, zeros>(rows, matrix, block0, blocks, k, ring, acc);
+      }
+    };
+    if constexpr (Codes::kZeroCode != 0) {
+      if (matrix.zeros != nullptr) return multiply(Flag<true>{});
+    }
+    multiply(Flag<false>{});
+  });
+}
+
+// The rows of the tile that a warp's sums are of: `count` from `first` on.
+struct WarpRows {
+  int first, count;
+};
+template <int TN>
+SMOE_DEVICE WarpRows code_warp_rows(int live) {
+  const int count = CodeShape<TN>::kTiles * (live * 2 <= TN ? 4 : 8);
+  return {warp() / CodeShape<TN>::kDown * count, count};
 }
 
 }  // namespace smoe::cu

@@ -25,21 +25,11 @@ grouped_gemm_wide(GroupedGemmArgs args) {
   WideOperands<S> in;
   in.atoms = static_cast<int>(atoms_along(args.k));
   in.chunks = static_cast<int>(args.k / 8);
-  in.x = reinterpret_cast<const U32x4*>(args.x.data) + tid() % S::kChunks;
-  const uint32_t stride = static_cast<uint32_t>(args.x_stride / 8);
   const auto start = [&](const GroupedTile& tile) {
-    in.weights = ldg(&(args.weights + tile.expert)->atoms) + tid() % (S::kAtoms * 32);
-    SMOE_UNROLL
-    for (int i = 0; i < S::kWeightCopies; ++i) {
-      const int block = tile.block0 + (tid() + i * kGemmThreads) / (S::kAtoms * 32);
-      in.block[i] = static_cast<uint32_t>(block < blocks ? block : blocks - 1) * static_cast<uint32_t>(in.atoms * 32);
-    }
-    SMOE_UNROLL
-    for (int i = 0; i < S::kRowCopies; ++i) {
-      const int at = tile.row0 + (tid() + i * kGemmThreads) / S::kChunks, row = at < tile.stop ? at : tile.stop - 1;
-      in.row[i] = static_cast<uint32_t>(args.gather != nullptr ? ldg(args.gather + row) : row) * stride;
-    }
-    start_wide<S>(in, ring);
+    in.weights = ldg(&(args.weights + tile.expert)->atoms);
+    in.x = reinterpret_cast<const U32x4*>(args.x.data);
+    start_wide<S>(&in, ring, tile.block0, blocks, static_cast<uint32_t>(args.x_stride / 8),
+                  [&](int at) { return grouped_row(args, tile, at); });
   };
   GroupedTile next = {};
   if (bid() < tiles) {

@@ -30,12 +30,8 @@ grouped_gemm_wide_codes(GroupedGemmArgs args) {
     float acc[S::kBlocks][S::kTiles][4] = {};
     {
       const GroupedTile tile = tile_at<TN>(args, kGemmBlocks, prefix, index);
-      const auto matrix_of = [&] { return load_matrix<false>(args.weights + tile.expert); };
-      const AtomMatrix matrix = matrix_of();
-      const auto row_of = [&](int at) {  // rows past the end repeat the last one
-        const int row = tile.row0 + at < tile.stop ? tile.row0 + at : tile.stop - 1;
-        return args.gather != nullptr ? ldg(args.gather + row) : row;
-      };
+      const AtomMatrix matrix = load_matrix<false>(args.weights + tile.expert);
+      const auto row_of = [&](int at) { return grouped_row(args, tile, at); };
       if (matrix.format == AtomFormat::Bf16 || matrix.format == AtomFormat::Bf16x3) {
         GemmOperands<TN> in;
         in.blocks = blocks;
@@ -53,22 +49,18 @@ grouped_gemm_wide_codes(GroupedGemmArgs args) {
         multiply_tile<TN>(in, ring, acc);
       } else {
         CodeRows<TN> in;
-        in.x = reinterpret_cast<const U32x4*>(args.x.data) + tid() % kCodeChunks;
-        SMOE_UNROLL
-        for (int i = 0; i < CodeShape<TN>::kCopies; ++i) {
-          in.row[i] =
-              static_cast<uint32_t>(row_of(tid() / kCodeChunks + 32 * i)) * static_cast<uint32_t>(args.x_stride / 8);
-        }
-        const int live = tile.stop - tile.row0;
-        with_codes(matrix.format, [&](auto format) {
-          multiply_wide_codes<TN, decltype(format)>(in, matrix_of, tile.block0, blocks, k, live, ring, acc);
-        });
+        in.aim(args.x.data, args.x_stride, row_of);
+        multiply_any_codes<TN>(in, matrix, tile.block0, blocks, k, tile.stop - tile.row0, ring, acc);
       }
     }
     // Once more, rather than in registers across the multiplication, which needs all of them.
-    const GroupedTile tile = tile_at<TN>(args, kGemmBlocks, prefix, index);
+    GroupedTile tile = tile_at<TN>(args, kGemmBlocks, prefix, index);
     const int block = tile.block0 + warp() % S::kWarpsDown * S::kBlocks;
-    const int row0 = tile.row0 + warp() / S::kWarpsDown * S::kTiles * 8;
+    const AtomFormat format = ldg(&(args.weights + tile.expert)->format);
+    const bool codes = format != AtomFormat::Bf16 && format != AtomFormat::Bf16x3;
+    const WarpRows mine = code_warp_rows<TN>(codes ? tile.stop - tile.row0 : TN);
+    const int row0 = tile.row0 + mine.first;
+    if (row0 + mine.count < tile.stop) tile.stop = row0 + mine.count;  // the rest is another warp's
     const auto sum = [&](int b, int t, int c) { return acc[b][t][c]; };
     unsigned char* const scratch = ring + kWideCodesRing<TN> + warp() * kTransposeBytes;
     if (direct && args.glu) {

@@ -55,7 +55,14 @@ SMOE_DEVICE GroupedTile tile_at(const GroupedGemmArgs& args, int tile_blocks, co
   return {e, first + local % down * TN, stop, local / down * tile_blocks};
 }
 
-// The same, but all tiles of an expert get as many rows, give or take one, and stop where the next begins.
+// The row of x that is row `at` of a tile. Rows past the end repeat the last one; nobody reads their sums.
+SMOE_DEVICE int grouped_row(const GroupedGemmArgs& args, const GroupedTile& tile, int at) {
+  const int row = tile.row0 + at < tile.stop ? tile.row0 + at : tile.stop - 1;
+  return args.gather != nullptr ? ldg(args.gather + row) : row;
+}
+
+// Tiles as tile_at() has them, but all tiles of an expert get as many rows, give or take one, and stop where the next
+// begins.
 template <int TN>
 SMOE_DEVICE GroupedTile even_tile_at(const GroupedGemmArgs& args, int tile_blocks, const int32_t* prefix, int tile) {
   const int e = expert_of_tile(args, prefix, tile);

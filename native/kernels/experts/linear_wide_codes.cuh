@@ -10,42 +10,23 @@ namespace smoe::cu {
 template <int TN>
 SMOE_KERNEL(kGemmThreads, 1)
 linear_wide_codes(LinearArgs args) {
-  using S = GemmShape<TN>;
+  using S = CodeShape<TN>;
   SMOE_SMEM_DYN(unsigned char, ring);
   pdl_wait();
-  const int tokens = static_cast<int>(linear_tokens(args)), blocks = static_cast<int>(row_blocks(args.rows));
-  const int token_tiles = (tokens + TN - 1) / TN, row_tiles = (blocks + kGemmBlocks - 1) / kGemmBlocks;
-  const int tiles = args.batch * row_tiles * token_tiles, k = static_cast<int>(args.k);
-  for (int tile = bid(); tile < tiles; tile += nblocks()) {
-    const int token0 = tile % token_tiles * TN, map = tile / token_tiles / row_tiles;
-    const int local = tile / token_tiles % row_tiles * kGemmBlocks;
+  const LinearTiles<TN> list(args, kGemmBlocks);
+  for (int index = bid(); index < list.count; index += nblocks()) {
+    const LinearTile tile = list.at(index, kGemmBlocks);
+    const int live = list.tokens - tile.token0;
     CodeRows<TN> in;
-    in.x = reinterpret_cast<const U32x4*>(args.x.data + off(map, args.x_step)) + tid() % kCodeChunks;
-    SMOE_UNROLL
-    for (int i = 0; i < CodeShape<TN>::kCopies; ++i) {
-      const int row = token0 + tid() / kCodeChunks + 32 * i;
-      in.row[i] = static_cast<uint32_t>(row < tokens ? row : tokens - 1) * static_cast<uint32_t>(args.x_stride / 8);
-    }
+    in.aim(args.x.data + off(tile.map, args.x_step), args.x_stride, [&](int at) { return list.row(tile, at); });
     float acc[S::kBlocks][S::kTiles][4] = {};
     // The maps' row blocks lie one after the other; those of the next one that a tile reads are not stored.
-    with_codes(args.weight.format, [&](auto format) {
-      multiply_wide_codes<TN, decltype(format)>(
-          in, [&] { return args.weight; }, map * blocks + local, args.batch * blocks, k, tokens - token0, ring, acc);
-    });
-    const int block0 = local + warp() % S::kWarpsDown * S::kBlocks;
-    const int first = token0 + warp() / S::kWarpsDown * S::kTiles * 8;
-    SMOE_UNROLL
-    for (int b = 0; b < S::kBlocks; ++b) {
-      SMOE_UNROLL
-      for (int t = 0; t < S::kTiles; ++t) {
-        SMOE_UNROLL
-        for (int c = 0; c < 4; ++c) {
-          const Element at = c_element(lane(), c);
-          const int feature = (block0 + b) * kAtomRows + at.row, token = first + t * 8 + at.col;
-          if (feature < args.rows && token < tokens) linear_store(args, map, feature, token, acc[b][t][c]);
-        }
-      }
-    }
+    multiply_any_codes<TN>(in, args.weight, tile.map * list.blocks + tile.block0, args.batch * list.blocks,
+                           static_cast<int>(args.k), live, ring, acc);
+    const WarpRows mine = code_warp_rows<TN>(live);
+    const int first = tile.token0 + mine.first, end = first + mine.count;
+    linear_store_tile(args, tile.map, tile.block0 + warp() % S::kDown * S::kBlocks, first,
+                      end < list.tokens ? end : list.tokens, acc);
   }
   pdl_trigger();
 }

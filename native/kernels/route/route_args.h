@@ -38,10 +38,8 @@ inline bool route_fits(const RouterConfig& config, int64_t hidden) {
 // Dispatch of up to 64 tokens as bit masks. A row is a (token, expert) pair, ordered by expert, then token.
 constexpr int kDispatchMaxTokens = 64;
 struct DispatchBits {
-  uint64_t* mask = nullptr;   // [E]      bit t: token t uses the expert
-  int32_t* offset = nullptr;  // [E + 1]  first row of the expert's pairs
-  int32_t* active = nullptr;  // [E]      experts with tokens, ascending; the first *active_count are written
-  int32_t* active_count = nullptr;
+  uint64_t* mask = nullptr;           // [E]      bit t: token t uses the expert
+  int32_t* offset = nullptr;          // [E + 1]  first row of the expert's pairs
   int32_t* position = nullptr;        // [T, K]   row of a pair, -1 for unused slots; may be null
   float* row_weight = nullptr;        // [T * K]  weight of a row; may be null
   uint64_t* expert_counts = nullptr;  // [E] added to; may be null

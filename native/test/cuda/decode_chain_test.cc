@@ -50,13 +50,11 @@ Outcome run_chain(const ExpertInputs& in, const std::vector<float>& router, cons
   auto partials = gpu.array<float>(in.size(splits) * 64 * e, "partials"), weights = gpu.array<float>(64 * k, "weights");
   auto tickets = gpu.array(std::vector<uint32_t>(9, 0), "tickets");
   auto ids = gpu.array<int32_t>(64 * k, "ids"), count = gpu.array<int32_t>(64, "count");
-  auto offset = gpu.array<int32_t>(e + 1, "offset"), active = gpu.array<int32_t>(e, "active");
-  auto active_count = gpu.array<int32_t>(1, "active_count");
+  auto offset = gpu.array<int32_t>(e + 1, "offset");
   auto mask = gpu.array<uint64_t>(e, "mask");
   auto row_weight = gpu.array<float>(64 * k, "row weights");
   auto residual = gpu.array(random_floats(64 * h, 77), "residual");
-  const DispatchBits plan{mask.data(), offset.data(),     active.data(), active_count.data(),
-                          nullptr,     row_weight.data(), nullptr};
+  const DispatchBits plan{mask.data(), offset.data(), nullptr, row_weight.data(), nullptr};
 
   RouteDispatchArgs route;
   route.x = x.data();

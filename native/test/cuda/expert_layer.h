@@ -220,18 +220,14 @@ inline ExpertMatrices down_matrices(Gpu& gpu, const ExpertInputs& in) {
 // The plan as K1 would leave it, on the emulated device.
 struct PlanBuffers {
   emu::Buffer<uint64_t> mask;
-  emu::Buffer<int32_t> offset, active, active_count;
+  emu::Buffer<int32_t> offset;
   emu::Buffer<float> row_weight;
 
   PlanBuffers(Gpu& gpu, const ExpertInputs& in)
       : mask(gpu.constant(masks(in), "mask")),
         offset(gpu.constant(in.offset, "offset")),
-        active(gpu.constant(actives(in), "active")),
-        active_count(gpu.constant(std::vector<int32_t>{count(in)}, "active_count")),
         row_weight(gpu.constant(row_weights(in), "row weights")) {}
-  DispatchBits bits() {
-    return {mask.data(), offset.data(), active.data(), active_count.data(), nullptr, row_weight.data(), nullptr};
-  }
+  DispatchBits bits() { return {mask.data(), offset.data(), nullptr, row_weight.data(), nullptr}; }
 
   static std::vector<uint64_t> masks(const ExpertInputs& in) {
     std::vector<uint64_t> out(ExpertInputs::size(in.c.experts), 0);
@@ -240,17 +236,12 @@ struct PlanBuffers {
     }
     return out;
   }
-  static std::vector<int32_t> actives(const ExpertInputs& in) {
-    std::vector<int32_t> out;
-    for (int e = 0; e < in.c.experts; ++e) {
-      if (in.offset[ExpertInputs::size(e)] < in.offset[ExpertInputs::size(e + 1)]) out.push_back(e);
-    }
-    out.resize(ExpertInputs::size(in.c.experts), 1 << 20);  // never to be used
-    return out;
-  }
+  // Experts with rows.
   static int count(const ExpertInputs& in) {
     int n = 0;
-    for (const int e : actives(in)) n += e < in.c.experts;
+    for (int e = 0; e < in.c.experts; ++e) {
+      n += in.offset[ExpertInputs::size(e)] < in.offset[ExpertInputs::size(e + 1)];
+    }
     return n;
   }
   static std::vector<float> row_weights(const ExpertInputs& in) {

@@ -23,9 +23,8 @@ struct Case {
 
 struct Result {
   std::vector<float> logits, weights;
-  std::vector<int32_t> ids, count, offset, active, position;
+  std::vector<int32_t> ids, count, offset, position;
   std::vector<uint64_t> mask, expert_counts;
-  int active_count;
 };
 
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
@@ -80,8 +79,6 @@ Result run(const Case& c, const Inputs<W>& in, const Run& mode, uint64_t seed = 
   auto tickets = gpu.array(std::vector<uint32_t>(9, 0), "tickets");
   auto ids = gpu.array<int32_t>(t * k, "ids"), count = gpu.array<int32_t>(t, "count");
   auto offset = gpu.array<int32_t>(e + 1, "offset"), position = gpu.array<int32_t>(t * k, "position");
-  auto active = gpu.array(std::vector<int32_t>(e, -7), "active");
-  auto active_count = gpu.array<int32_t>(1, "active_count");
   auto row_weight = gpu.array<float>(t * k, "row weights"), weights = gpu.array<float>(t * k, "weights");
   auto logits = gpu.array<float>(t * e, "logits");
   auto mask = gpu.array<uint64_t>(e, "mask");
@@ -100,17 +97,15 @@ Result run(const Case& c, const Inputs<W>& in, const Run& mode, uint64_t seed = 
   args.tickets = tickets.data();
   args.routing = {ids.data(), weights.data(), count.data()};
   args.logits = logits.data();
-  args.plan = {mask.data(),     offset.data(),     active.data(),       active_count.data(),
-               position.data(), row_weight.data(), expert_counts.data()};
+  args.plan = {mask.data(), offset.data(), position.data(), row_weight.data(), expert_counts.data()};
   for (int replay = 0; replay < kReplays; ++replay) REQUIRE(launch_route_dispatch(gpu.stream(), args) == 0);
   REQUIRE(gpu.fault() == "");
   for (const uint32_t ticket : tickets.download()) REQUIRE(ticket == 0);
   REQUIRE(ids.unwritten_bytes() + weights.unwritten_bytes() + offset.unwritten_bytes() + mask.unwritten_bytes() +
               count.unwritten_bytes() + logits.unwritten_bytes() + position.unwritten_bytes() ==
           0);
-  return {logits.download(),        weights.download(),        ids.download(),      count.download(),
-          offset.download(),        active.download(),         position.download(), mask.download(),
-          expert_counts.download(), active_count.download()[0]};
+  return {logits.download(), weights.download(),  ids.download(),  count.download(),
+          offset.download(), position.download(), mask.download(), expert_counts.download()};
 }
 
 // f32 accumulation of `hidden` products in up to six parts each, warps and splits; parts below 2^-24 are left out.
@@ -175,17 +170,13 @@ void check_dispatch(const Case& c, const Result& result, int replays) {
   dispatch(result.ids.data(), c.tokens, k, c.experts, &plan);
   REQUIRE(result.offset == offsets);
   for (int i = 0; i < c.tokens * k; ++i) REQUIRE(result.position[i] == position[i]);
-  int active = 0;
   for (int e = 0; e < c.experts; ++e) {
     uint64_t mask = 0;
     for (int i = offsets[e]; i < offsets[e + 1]; ++i) mask |= uint64_t{1} << token[i];
     REQUIRE(result.mask[e] == mask);
     REQUIRE(result.expert_counts[e] ==
             kCountedBefore + static_cast<uint64_t>(replays) * static_cast<uint64_t>(offsets[e + 1] - offsets[e]));
-    if (mask != 0) REQUIRE(result.active[active++] == e);
   }
-  REQUIRE(result.active_count == active);
-  for (int e = active; e < c.experts; ++e) REQUIRE(result.active[e] == -7);
 }
 
 template <class W>
@@ -309,8 +300,7 @@ TEST_CASE("dispatch of given routes") {
       Gpu gpu(mode);
       const size_t e = experts;
       auto given = gpu.array(ids, "ids"), count = gpu.array(std::vector<int32_t>{tokens}, "num_tokens");
-      auto offset = gpu.array<int32_t>(e + 1, "offset"), active = gpu.array(std::vector<int32_t>(e, -7), "active");
-      auto active_count = gpu.array<int32_t>(1, "active_count"), position = gpu.array<int32_t>(ids.size(), "position");
+      auto offset = gpu.array<int32_t>(e + 1, "offset"), position = gpu.array<int32_t>(ids.size(), "position");
       auto mask = gpu.array<uint64_t>(e, "mask");
       auto expert_counts = gpu.array(std::vector<uint64_t>(e, kCountedBefore), "expert counts");
       const auto weights = random_floats(ids.size(), 9);
@@ -321,15 +311,12 @@ TEST_CASE("dispatch of given routes") {
       args.num_tokens = count.data();
       args.slots = slots;
       args.experts = experts;
-      args.plan = {mask.data(),     offset.data(),     active.data(),       active_count.data(),
-                   position.data(), row_weight.data(), expert_counts.data()};
+      args.plan = {mask.data(), offset.data(), position.data(), row_weight.data(), expert_counts.data()};
       REQUIRE(launch_dispatch_given(gpu.stream(), args) == 0);
       REQUIRE(gpu.fault() == "");
       Result result{};
       result.ids = ids;
       result.offset = offset.download();
-      result.active = active.download();
-      result.active_count = active_count.download()[0];
       result.position = position.download();
       result.mask = mask.download();
       result.expert_counts = expert_counts.download();

@@ -96,8 +96,7 @@ std::vector<float> k1_logits(const Case& c, const Inputs& in) {
     auto tickets = gpu.array(std::vector<uint32_t>(9, 0), "tickets");
     auto ids = gpu.array<int32_t>(t * k, "ids"), count = gpu.array<int32_t>(t, "count");
     auto weights = gpu.array<float>(t * k, "weights"), logits = gpu.array<float>(t * e, "logits");
-    auto offset = gpu.array<int32_t>(e + 1, "offset"), active = gpu.array<int32_t>(e, "active");
-    auto active_count = gpu.array<int32_t>(1, "active_count");
+    auto offset = gpu.array<int32_t>(e + 1, "offset");
     auto mask = gpu.array<uint64_t>(e, "mask");
     RouteDispatchArgs args;
     args.x = x.data();
@@ -115,8 +114,6 @@ std::vector<float> k1_logits(const Case& c, const Inputs& in) {
     args.logits = logits.data();
     args.plan.mask = mask.data();
     args.plan.offset = offset.data();
-    args.plan.active = active.data();
-    args.plan.active_count = active_count.data();
     REQUIRE(launch_route_dispatch(gpu.stream(), args) == 0);
     REQUIRE(gpu.fault() == "");
     const std::vector<float> some = logits.download();
