@@ -90,10 +90,6 @@ inline std::vector<bf16> run_attend(const AttendCase& c, const AttendInputs& in,
   return out.download();
 }
 
-inline bool same_bits(const std::vector<bf16>& a, const std::vector<bf16>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(bf16)) == 0);
-}
-
 // All runs agree to the bit, and with double within `tolerance(reference)` times the sum of |weight * value|, and the
 // roundings of the parts.
 template <class Tolerance>

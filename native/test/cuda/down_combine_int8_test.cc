@@ -52,10 +52,6 @@ Outputs run_down(const ExpertInputs& in, const std::vector<float>& h, const Run&
   return {out.download(), update.download()};
 }
 
-bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
-}
-
 std::vector<float> random_h(const ExpertInputs& in) {
   return random_floats(in.size(in.pairs()) * in.size(in.c.width), in.c.seed + 30);
 }

@@ -81,10 +81,6 @@ Outcome run_down(const ExpertInputs& in, const Step& s, const std::vector<float>
   return {result, update.download(), m.download(), m_im.download(), p.download(), v.download()};
 }
 
-bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
-}
-
 // The step of kernel_table.h in double.
 double step_in_double(const Step& s, double x, double y, double m, double m_im, double p, double v) {
   const ResidualStep& r = s.step;

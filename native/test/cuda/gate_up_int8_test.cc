@@ -49,10 +49,6 @@ std::vector<float> run_gate_up(const ExpertInputs& in, const Run& mode, uint64_t
   return h.download();
 }
 
-bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
-}
-
 const std::vector<Run> kTwo = {{emu::Schedule::LazyRoundRobin, emu::BlockOrder::Ascending},
                                {emu::Schedule::EagerGreedy, emu::BlockOrder::Random}};
 

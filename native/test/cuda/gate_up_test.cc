@@ -47,10 +47,6 @@ std::vector<bf16> run_gate_up(const ExpertInputs& in, const Run& mode, uint64_t 
   return h.download();
 }
 
-bool same_bits(const std::vector<bf16>& a, const std::vector<bf16>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(bf16)) == 0);
-}
-
 void check(const ExpertCase& c, const std::vector<Run>& runs = all_runs()) {
   CAPTURE(c.tokens);
   CAPTURE(c.hidden);

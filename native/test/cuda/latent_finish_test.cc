@@ -43,11 +43,6 @@ struct Result {
   std::vector<bf16> nope;
   std::vector<float> latent;
 };
-template <class T>
-bool same(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
-}
-
 void compare(const Case& c, const Inputs& in, KvCache& cache, const Result& result) {
   // Roundings: three of the angle's cosine, its scale and the products; then the sum and its terms.
   const double turn = 6 * std::ldexp(1.0, -24);
@@ -132,8 +127,8 @@ void check(const Case& c) {
       compare(c, in, cache, result);
     }
     REQUIRE(result.pages == first.pages);
-    REQUIRE(same(result.nope, first.nope));
-    REQUIRE(same(result.latent, first.latent));
+    REQUIRE(same_bits(result.nope, first.nope));
+    REQUIRE(same_bits(result.latent, first.latent));
   }
 }
 

@@ -2,8 +2,8 @@
 // that selection is compared exactly but for keys that the two exponentials round apart.
 #include "kernels/route/route_dispatch.cuh"
 
-#include "gpu.h"
 #include "kernels/dispatch/dispatch.h"
+#include "route_case.h"
 
 using namespace smoe;
 using namespace smoe::cu;
@@ -26,10 +26,6 @@ struct Result {
   std::vector<int32_t> ids, count, offset, position;
   std::vector<uint64_t> mask, expert_counts;
 };
-
-bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
-}
 
 template <class T>
 std::vector<T> convert(const std::vector<float>& values) {
@@ -205,16 +201,6 @@ Result check(const Case& c, const std::vector<Run>& modes) {
   return first;
 }
 
-RouterConfig router(int experts, int k) {
-  RouterConfig config;
-  config.experts = experts;
-  config.k = k;
-  return config;
-}
-
-const std::vector<Run> kTwo = {{emu::Schedule::LazyRoundRobin, emu::BlockOrder::Ascending},
-                               {emu::Schedule::EagerGreedy, emu::BlockOrder::Random}};
-
 }  // namespace
 
 TEST_CASE("route_dispatch: token counts, in all schedules and orders") {
@@ -235,31 +221,12 @@ TEST_CASE("route_dispatch: the router catalogue") {
   std::mt19937 random(7);
   const auto below = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
   for (int i = 0; i < 40; ++i) {
-    const int experts = 8 * (1 + below(12)), k = 1 + below(experts < 12 ? experts : 12);
-    RouterConfig config = router(experts, k);
-    config.score = static_cast<ScoreFn>(below(3));
-    config.has_bias = below(2) == 0;
-    if (below(2) == 0) {
-      config.select = SelectKind::GroupTopK;
-      config.groups = below(2) == 0 ? 4 : 8;
-      config.groups_kept = 1 + below(config.groups);
-      config.group_reduce = experts / config.groups < 2 ? GroupReduce::Max : static_cast<GroupReduce>(below(2));
-      config.group_fill = static_cast<GroupFill>(below(2));
-      if (config.k > config.groups_kept * (experts / config.groups)) config.group_fill = GroupFill::Zero;
-    }
-    config.source = static_cast<WeighSource>(below(2));
-    config.post = static_cast<WeighPost>(below(3));
-    config.norm_p = static_cast<float>(below(3));
-    config.norm_eps = static_cast<NormEps>(below(4));
-    config.eps = 1e-6f;
-    config.scale = below(2) == 0 ? 1.0f : 2.5f;
-    // A sum of weights of both signs cancels; comparing it would compare rounding.
-    if (config.source == WeighSource::Logit || config.score == ScoreFn::Identity) {
-      if (config.post == WeighPost::None && config.norm_p == 1) config.norm_p = 2;
-    }
+    const RouterConfig config = any_router(below);
     if (!validate(config).ok()) continue;
     CAPTURE(i);
-    check<bf16>({1 + below(12), experts, 40, config, static_cast<unsigned>(100 + i), below(3) == 0}, kTwo);
+    check<bf16>(
+        {1 + below(12), static_cast<int>(config.experts), 40, config, static_cast<unsigned>(100 + i), below(3) == 0},
+        kTwo);
   }
 }
 

@@ -2,8 +2,8 @@
 // reference on the kernel's own logits, so that selection is compared exactly wherever keys are apart.
 #include <algorithm>
 
-#include "gpu.h"
 #include "kernels/route/reference.h"
+#include "route_case.h"
 
 using namespace smoe;
 using namespace smoe::cu;
@@ -177,11 +177,6 @@ int check_routes(const Case& c, const Inputs& in, const Result& result) {
   return compared;
 }
 
-template <class T>
-bool same(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
-}
-
 int check(const Case& c, const std::vector<Run>& runs) {
   CAPTURE(c.tokens);
   CAPTURE(c.experts);
@@ -198,24 +193,14 @@ int check(const Case& c, const std::vector<Run>& runs) {
       compared = check_routes(c, in, result);
       first = result;
     }
-    REQUIRE(same(first.logits, result.logits));
-    REQUIRE(same(first.weights, result.weights));
+    REQUIRE(same_bits(first.logits, result.logits));
+    REQUIRE(same_bits(first.weights, result.weights));
     REQUIRE(first.ids == result.ids);
     REQUIRE(first.count == result.count);
     REQUIRE(first.histogram == result.histogram);
   }
   return compared;
 }
-
-RouterConfig router(int experts, int k) {
-  RouterConfig config;
-  config.experts = experts;
-  config.k = k;
-  return config;
-}
-
-const std::vector<Run> kTwo = {{emu::Schedule::LazyRoundRobin, emu::BlockOrder::Ascending},
-                               {emu::Schedule::EagerGreedy, emu::BlockOrder::Random}};
 
 }  // namespace
 
@@ -253,31 +238,13 @@ TEST_CASE("route_many: the router catalogue") {
   const auto below = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
   int tokens = 0, compared = 0;
   for (int i = 0; i < 40; ++i) {
-    const int experts = 8 * (1 + below(12)), k = 1 + below(experts < 12 ? experts : 12);
-    RouterConfig config = router(experts, k);
-    config.score = static_cast<ScoreFn>(below(3));
-    config.has_bias = below(2) == 0;
-    if (below(2) == 0) {
-      config.select = SelectKind::GroupTopK;
-      config.groups = below(2) == 0 ? 4 : 8;
-      config.groups_kept = 1 + below(config.groups);
-      config.group_reduce = experts / config.groups < 2 ? GroupReduce::Max : static_cast<GroupReduce>(below(2));
-      // Experts of groups not kept are either out, leaving slots unused, or tie at zero.
-      config.group_fill = GroupFill::NegInf;
-    }
-    config.source = static_cast<WeighSource>(below(2));
-    config.post = static_cast<WeighPost>(below(3));
-    config.norm_p = static_cast<float>(below(3));
-    config.norm_eps = static_cast<NormEps>(below(4));
-    config.eps = 1e-6f;
-    config.scale = below(2) == 0 ? 1.0f : 2.5f;
-    // A sum of weights of both signs cancels; comparing it would compare rounding.
-    if (config.source == WeighSource::Logit || config.score == ScoreFn::Identity) {
-      if (config.post == WeighPost::None && config.norm_p == 1) config.norm_p = 2;
-    }
+    RouterConfig config = any_router(below);
+    // Experts of groups not kept are either out, leaving slots unused, or tie at zero.
+    config.group_fill = GroupFill::NegInf;
     if (!validate(config).ok()) continue;
     CAPTURE(i);
-    const Case c{1 + below(12), experts, 72, 1, config, static_cast<unsigned>(100 + i), false, below(3) == 0};
+    const Case c{1 + below(12), static_cast<int>(config.experts), 72,    1,
+                 config,        static_cast<unsigned>(100 + i),   false, below(3) == 0};
     tokens += c.tokens;
     compared += check(c, kTwo);
   }

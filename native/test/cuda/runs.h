@@ -75,4 +75,10 @@ inline std::vector<bf16> random_bf16(size_t count, unsigned seed, float scale = 
   return values;
 }
 
+// NaN equals itself here, and 0 does not equal -0.
+template <class T>
+bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
+}
+
 }  // namespace smoe::cu::test
