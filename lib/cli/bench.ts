@@ -32,6 +32,8 @@ interface BenchOptions {
   json?: boolean
 }
 
+const percent = (ratio: number | null): string => (ratio === null ? '' : `${(ratio * 100).toFixed(0)} %`)
+
 function layerTable(results: readonly LayerResult[]): string {
   const header = [
     'tokens',
@@ -42,7 +44,7 @@ function layerTable(results: readonly LayerResult[]): string {
     'experts',
     'GB/s',
     'GFLOP/s',
-    ...(results[0]?.boundBy ? ['bound by', 'of roofline'] : []),
+    ...(results[0]?.boundBy ? ['bound by', 'of roofline', 'at best'] : []),
   ]
   const rows = results.map((result) => [
     String(result.tokens),
@@ -53,9 +55,7 @@ function layerTable(results: readonly LayerResult[]): string {
     formatNumber(result.distinctExperts),
     formatNumber(result.gigabytesPerSecond),
     formatNumber(result.gigaflopsPerSecond),
-    ...(result.boundBy && result.ratio !== null
-      ? [result.boundBy, `${(result.ratio * 100).toFixed(0)} %`]
-      : []),
+    ...(result.boundBy ? [result.boundBy, percent(result.ratio), percent(result.bestRatio)] : []),
   ])
   return formatTable(header, rows)
 }

@@ -44,8 +44,10 @@ export interface LayerResult {
   /** What the slower of memory and arithmetic allows, in seconds; this and what follows of the CPU only. */
   roofline: number | null
   boundBy: 'memory' | 'cache' | 'arithmetic' | null
-  /** roofline / seconds: 1 is the ceiling. */
+  /** roofline / seconds: 1 is the ceiling, which is the best of several laps; so this also counts what disturbed the calls. */
   ratio: number | null
+  /** roofline / best of a part of the calls, in the median part: best against best. */
+  bestRatio: number | null
   ceilings: Ceilings | null
 }
 
@@ -138,6 +140,7 @@ function medianPart(parts: readonly PartResult[], seconds: number[], awaited: nu
     gigaflopsPerSecond: middle.flops / time / 1e9,
     roofline: among(({ roofline }) => roofline),
     ratio: among(({ ratio }) => ratio),
+    bestRatio: among(({ bestRatio }) => bestRatio),
     ceilings: merge(
       parts.map(({ ceilings }) => ceilings),
       median,
@@ -170,7 +173,9 @@ function summarise(
     gigabytesPerSecond: bytes / time / 1e9,
     gigaflopsPerSecond: flops / time / 1e9,
   }
-  if (ceilings === null) return { ...common, roofline: null, boundBy: null, ratio: null, ceilings }
+  if (ceilings === null) {
+    return { ...common, roofline: null, boundBy: null, ratio: null, bestRatio: null, ceilings }
+  }
   // A layer that fits into the last-level cache is read from there.
   const cached = experts * expertBytes <= (lastLevelCache() ?? 0)
   const memory = bytes / ((cached ? ceilings.l3ReadGBs : ceilings.dramReadGBs) * 1e9)
@@ -190,6 +195,7 @@ function summarise(
     roofline,
     boundBy: arithmetic > memory ? 'arithmetic' : cached ? 'cache' : 'memory',
     ratio: roofline / time,
+    bestRatio: roofline / common.best,
     ceilings,
   }
 }

@@ -124,11 +124,12 @@ test('bench prints a ratio to the ceilings', async () => {
   ])
   expect(code).toBe(0)
   const { results } = JSON.parse(stdout) as {
-    results: { tokens: number; ratio: number; seconds: number; best: number; awaitedSeconds: number }[]
+    results: Record<'tokens' | 'ratio' | 'bestRatio' | 'seconds' | 'best' | 'awaitedSeconds', number>[]
   }
   expect(results.map(({ tokens }) => tokens)).toEqual([1, 4])
-  for (const { ratio, seconds, best, awaitedSeconds } of results) {
+  for (const { ratio, bestRatio, seconds, best, awaitedSeconds } of results) {
     expect(ratio).toBeGreaterThan(0)
+    expect(bestRatio).toBeGreaterThanOrEqual(ratio)
     expect(best).toBeGreaterThan(0)
     expect(seconds).toBeGreaterThanOrEqual(best)
     expect(awaitedSeconds).toBeGreaterThan(0)
