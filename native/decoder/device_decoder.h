@@ -2,11 +2,12 @@
 // the bus.
 //
 // A token's bits depend on the tokens before it, on the device's model, and for each of these tokens, itself included,
-// on whether it came in a call of up to 64 tokens (kFewRows) or of more: sums run in one order in the first case and in
-// another in the second. They depend neither on how many tokens there were in a call of either kind, nor on where a
-// long call was cut, nor on how much the cache holds besides, nor on whether launches were replayed from a graph. The
-// logits of a call of up to 64 tokens have that property too; in a longer one, those of the last token alone differ by
-// rounding from the same token's among all.
+// on the kind of call that it came in: of up to 64 tokens (kFewRows) or of more, and below that of so few that a MoE
+// layer's experts get less than eight each (DeviceMoeLayer::few_rows()) or not: each kind has its own order of sums.
+// They depend neither on how many tokens there were in a call of one kind, nor on where a long call was cut, nor on how
+// much the cache holds besides, nor on whether launches were replayed from a graph. The logits of a call of up to 64
+// tokens have that property too; in a longer one, those of the last token alone differ by rounding from the same
+// token's among all.
 #pragma once
 
 #include <memory>

@@ -78,7 +78,8 @@ Status enqueue_moe(const DeviceModel& model, const DeviceLayersArgs& args, size_
   moe.hidden = rows.u;
   moe.planes = input;
   moe.residual = moe.out = rows.x;
-  if (args.pass.few()) moe.num_tokens = args.pass.num_tokens();
+  // All rows of a pass are real; this spares the few the writing of their number.
+  if (args.pass.rows <= model.layers[index].moe->few_rows()) moe.num_tokens = args.pass.num_tokens();
   moe.max_tokens = args.pass.rows;
   moe.step = residual_step(model.shape.momentum, moe_index);
   moe.step.first = moe_index == 0;

@@ -30,7 +30,7 @@ Status DeviceMoePass::quantize_input(const DeviceFfn& ffn, const DeviceInt8& s, 
     args.row_scale = rows.weights;
   } else {
     args.max_rows = rows_.max_tokens;
-    args.num_rows = few_tokens(rows_.max_tokens) ? num_tokens_ : nullptr;
+    args.num_rows = rows_.max_tokens <= w_.few_rows() ? num_tokens_ : nullptr;
   }
   return launch(table().quantize_rows, args, "int8 activations");
 }

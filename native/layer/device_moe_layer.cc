@@ -20,10 +20,11 @@ DeviceMoeLayer::~DeviceMoeLayer() = default;
 const std::shared_ptr<Device>& DeviceMoeLayer::device() const { return weights_->device; }
 size_t DeviceMoeLayer::bytes() const { return weights_->bytes(); }
 int64_t DeviceMoeLayer::row_width() const { return weights_->hidden; }
+int64_t DeviceMoeLayer::few_rows() const { return weights_->few_rows(); }
 int DeviceMoeLayer::activation_parts() const { return weights_->parts; }
 
 size_t DeviceMoeLayer::scratch_bytes(const DeviceMoeLayer& layer, int64_t tokens, int slots) {
-  const int64_t few = std::min<int64_t>(tokens, cu::kDispatchMaxTokens);
+  const int64_t few = std::min(tokens, layer.weights_->few_rows());
   return std::max(lay_out(*layer.weights_, tokens, slots, nullptr).bytes,
                   lay_out(*layer.weights_, few, slots, nullptr).bytes);
 }
@@ -36,13 +37,13 @@ Status DeviceMoeLayer::enqueue(const Rows& rows, void* scratch) const {
                  rows.planes.parts);
   }
   DeviceMoePass pass(*weights_, rows, scratch);
-  if (few_tokens(rows.max_tokens)) {
+  if (rows.max_tokens <= few_rows()) {
     SMOE_RETURN_IF_ERROR(pass.route_few());
     SMOE_RETURN_IF_ERROR(pass.shared_few());
     return pass.experts_few();
   }
   if (rows.num_tokens != nullptr) {
-    return error(Code::Internal, "more than %d rows must all be real", cu::kDispatchMaxTokens);
+    return error(Code::Internal, "more than %d rows must all be real", static_cast<int>(few_rows()));
   }
   SMOE_RETURN_IF_ERROR(pass.route_many());
   SMOE_RETURN_IF_ERROR(pass.shared_many());

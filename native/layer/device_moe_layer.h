@@ -24,13 +24,26 @@ class DeviceMoeLayer {
   int64_t row_width() const;     // of the rows of enqueue(): H rounded up to a multiple of 8, zero behind H
   int activation_parts() const;  // of Rows::planes
 
+  // Rows of a pass up to which the kernels for few rows are taken. Passes of up to so many agree with each other in
+  // every bit of a row, those of more up to kDispatchMaxTokens too, and those of still more.
+  // The kernels for few rows read an expert's rows anew for every row block of a matrix, from L2: sixteen rows are
+  // twice the bytes of bf16 weights. From eight rows per expert on, the grouped GEMMs, which share them among 16 row
+  // blocks, should be ahead: on an H200 the former took 1274 us for 64 tokens of Mixtral-8x7B, of 624 by their bytes,
+  // and 303 for 64 of OLMoE, whose 512 tokens took the latter 277. Not so where the latter run on the older tiles: in
+  // exact, and with int8 activations. At least eight, the tokens of a decoder's graphs.
+  int64_t few_rows() const;
+  static int64_t few_rows(int64_t experts, int64_t k) {
+    const int64_t rows = (8 * experts - 1) / k;
+    return rows < 8 ? 8 : rows < cu::kDispatchMaxTokens ? rows : cu::kDispatchMaxTokens;
+  }
+
   // As MoeLayer::forward(), host memory in and out. A failure leaves out and the states undefined, the device usable
   // unless it is lost.
   Status forward(const MoeLayer::Forward& args);
 
   // One pass whose rows are on the device already. Launches and fills only: no allocation, no synchronisation, no host
-  // read, so it can be captured. Up to max_tokens rows, of which *num_tokens are real (null: all). Above
-  // kDispatchMaxTokens all rows must be real.
+  // read, so it can be captured. Up to max_tokens rows, of which *num_tokens are real (null: all). Above few_rows() all
+  // rows must be real, and num_tokens null.
   struct Rows {
     const float* hidden = nullptr;    // [T, H] router input
     cu::Planes planes;                // the same as planes: expert input

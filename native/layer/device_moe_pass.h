@@ -8,7 +8,7 @@
 
 namespace smoe {
 
-// Each stage is one launch, or a few. Stages named `few` take up to kDispatchMaxTokens rows.
+// Each stage is one launch, or a few. Stages named `few` take up to DeviceMoeWeights::few_rows() rows.
 class DeviceMoePass {
  public:
   DeviceMoePass(const DeviceMoeWeights& weights, const DeviceMoeLayer::Rows& rows, void* memory);

@@ -22,7 +22,7 @@ struct DeviceMoeScratch {
   int32_t* num_tokens = nullptr;
   float* partials = nullptr;  // of K1 or P1
   cu::RoutingOut routing;
-  cu::DispatchBits few;  // up to kDispatchMaxTokens tokens
+  cu::DispatchBits few;  // up to DeviceMoeWeights::few_rows() rows
   cu::DispatchRows many;
   int32_t* histogram = nullptr;
   cu::bf16* h = nullptr;  // activated hidden units, [parts][rows, width]; of the shared expert first
@@ -36,8 +36,6 @@ struct DeviceMoeScratch {
   float* shared_out = nullptr;       // [T, H]
   size_t bytes = 0;
 };
-
-inline bool few_tokens(int64_t tokens) { return tokens <= cu::kDispatchMaxTokens; }
 
 inline cu::RoutingOut take_routing(DeviceArena& arena, int64_t tokens, int slots) {
   return {arena.take<int32_t>(tokens * slots), arena.take<float>(tokens * slots), arena.take<int32_t>(tokens)};
@@ -99,7 +97,7 @@ inline DeviceMoeScratch lay_out(const DeviceMoeWeights& w, int64_t tokens, int g
   s.int8 = take_int8(arena, w.experts, tokens, rows, w.hidden, w.config.router.weight_on_input);
   s.shared_int8 = take_int8(arena, w.shared, tokens, tokens, w.hidden, false);
   const int splits = cu::route_splits(e, w.hidden), gate_splits = cu::route_splits(1, w.hidden);
-  if (few_tokens(tokens)) {
+  if (tokens <= w.few_rows()) {
     // Of the router and of the gate of the shared expert.
     s.partials = arena.take<float>(std::max(splits * e, int64_t{gate_splits}) * cu::kDispatchMaxTokens);
     s.few = take_bits(arena, e);

@@ -6,7 +6,7 @@
 
 #include "device/device.h"
 #include "device/matrix.h"
-#include "layer/moe_layer.h"
+#include "layer/device_moe_layer.h"
 
 namespace smoe {
 
@@ -45,6 +45,11 @@ struct DeviceMoeWeights {
   size_t bytes() const;
   // Bf16 matrices and one plane: the kernels that know nothing else may be taken.
   bool bf16_only(const DeviceFfn& ffn) const { return parts == 1 && ffn.all_bf16; }
+
+  int64_t few_rows() const {
+    const RouterConfig& router = config.router;
+    return parts == 1 && !experts.int8 ? DeviceMoeLayer::few_rows(router.experts, router.k) : cu::kDispatchMaxTokens;
+  }
 };
 
 Status upload_moe_weights(std::shared_ptr<Device> device, const MoeLayer& from, ThreadPool& pool,

@@ -1,48 +1,32 @@
 // The tile of the prefill GEMMs for weights of codes and one bf16 plane of activations whose rows are whole 16-byte
-// chunks: 128 packed weight rows times TN activation rows. Codes and rows both go through a ring of stages of 64
+// chunks: 256 packed weight rows times TN activation rows. Codes and rows both go through a ring of stages of 64
 // columns. As in gemm_codes.cuh the f32 sum of a group is multiplied by its scale and added to the accumulators, in the
-// same order, so that the choice between the files does not show in the bits. A warp holds 32 x TN / 2 sums twice:
-// those of a group and those of all.
+// same order, so that the choice between the files does not show in the bits. A warp holds 32 x TN sums twice: those of
+// a group and those of all.
 //
-// Tensor cores take an mma of a warp every 6.6 clk of one of the four schedulers (645 TFLOP/s measured on an H200), in
-// which it can issue as many instructions of either of its two warps. So the loop over stages is one straight run but
-// for the ends of groups: what would be a branch is a copy of zeros past K, a row that repeats the last one, and a tile
-// of half the rows where those are enough.
+// Per k16 step of a warp, of 64 rows: two row blocks are dequantized (22 instructions for w4), for 16 mma. Tensor cores
+// take an mma every 6.6 clk of a scheduler (645 TFLOP/s measured on an H200), in which it can issue as many
+// instructions of either of its two warps. So the loop over stages is one straight run but for the ends of groups: what
+// would be a branch is a copy of zeros past K, a row that repeats the last one, and a tile of half the rows where those
+// are enough. With few rows per expert memory sets the pace: at 4.5 TB/s on 132 SMs a scheduler has about 25 issue
+// slots for the 128 bytes of w4 that a row block has in a step; of 32 rows it needs 18. What is in flight must then
+// cover about 1 us, 34 KB of an SM: hence the deep ring. And what L2 delivers counts codes and rows: 256 weight rows by
+// 32 take 4 KB of rows for each 8 KB of w4.
 #pragma once
 
-#include "kernels/experts/gemm_tile.cuh"
+#include "kernels/experts/gemm_wide.cuh"
 #include "kernels/experts/multiply_codes.cuh"
 
 namespace smoe::cu {
 
 constexpr int kCodeChunks = 8, kCodeSteps = 4;  // 16 bytes of rows, k16 steps: of a stage
+constexpr int kCodeRowBlocks = kWideBlocks;     // of a tile
 
 template <int TN>
 struct CodeShape {
-  static constexpr int kBlocks = 2, kDown = kGemmBlocks / kBlocks, kAcross = 8 / kDown;  // row blocks of a warp; warps
-  static constexpr int kTiles = TN / 8 / kAcross, kPairs = kTiles / 2;                   // of 8 rows, of a warp
-  static constexpr int kCopies = TN * kCodeChunks / kGemmThreads;
-  static constexpr int kCodeBytes = kGemmBlocks * 1024, kStageBytes = kCodeBytes + TN * kCodeChunks * 16;
-  static constexpr int kRing = 3;  // 72 KB of the 99 that sm_86 has
-  static constexpr int kBytes = kRing * kStageBytes;
-};
-
-// Rows as this thread copies them, as counts of 16 bytes: chunk tid() % 8 of rows tid() / 8 + 32 i of the tile.
-template <int TN>
-struct CodeRows {
-  const U32x4* x;
-  uint32_t row[CodeShape<TN>::kCopies];
-
-  // row_of(i): row i of the tile among the rows from `from` on, `stride` elements apart.
-  template <class RowOf>
-  SMOE_DEVICE void aim(const bf16* from, int64_t stride, RowOf row_of) {
-    x = reinterpret_cast<const U32x4*>(from);
-    SMOE_UNROLL
-    for (int i = 0; i < CodeShape<TN>::kCopies; ++i) {
-      const uint32_t at = static_cast<uint32_t>(row_of(tid() / kCodeChunks + 32 * i));
-      row[i] = at * static_cast<uint32_t>(stride / 8) + tid() % kCodeChunks;
-    }
-  }
+  static constexpr int kBlocks = kCodeRowBlocks / 8;          // row blocks of a warp
+  static constexpr int kTiles = TN / 8, kPairs = kTiles / 2;  // of 8 rows
+  static constexpr int kCopies = TN * kCodeChunks / kGemmThreads, kRowBytes = TN * kCodeChunks * 16;
 };
 
 // A stage of codes: of each row block the atoms that hold its columns, whole ones.
@@ -51,13 +35,50 @@ struct CodeStage {
   static constexpr int kAtoms = Codes::kCols <= 64 ? 64 / Codes::kCols : 1;   // of a row block
   static constexpr int kStages = Codes::kCols <= 64 ? 1 : Codes::kCols / 64;  // that an atom lasts
   static constexpr int kAtomSteps = kCodeSteps / kAtoms;                      // k16 steps of a stage from one atom
-  static constexpr int kCopies = kGemmBlocks * kAtoms * 32 / kGemmThreads;
-  static_assert(kStages <= 2, "WideCodes::load() chooses between two halves of an atom");
+  static constexpr int kCopies = kCodeRowBlocks * kAtoms * 32 / kGemmThreads, kBytes = kCodeRowBlocks * kAtoms * 512;
+  static_assert(kStages <= 2, "load() of multiply_wide_codes() chooses between two halves of an atom");
+};
+constexpr int kMostCodeCopies = kCodeRowBlocks * 2 * 32 / kGemmThreads;
+
+// The ring, of `bytes` or less.
+template <int TN, class Codes, int bytes>
+struct CodeRing {
+  static constexpr int kStageBytes = CodeStage<Codes>::kBytes + CodeShape<TN>::kRowBytes;
+  static constexpr int kFit = bytes / kStageBytes, kDepth = kFit < 8 ? kFit : 8;  // 8 stages cover 1 us in every format
+  static_assert(kDepth >= 3, "a stage is read, one is there, one on its way");
+  SMOE_DEVICE static int after(int stage) { return stage == (kDepth - 1) * kStageBytes ? 0 : stage + kStageBytes; }
+};
+
+// What this thread copies, as counts of 16 bytes: of rows chunk tid() % 8 of number tid() / 8 + 32 i of the tile.
+template <int TN>
+struct CodeOperands {
+  uint32_t row[CodeShape<TN>::kCopies], block[kMostCodeCopies];
+
+  // row_of(i): row i of the tile; rows are `stride` elements apart.
+  template <class RowOf>
+  SMOE_DEVICE void aim_rows(int64_t stride, RowOf row_of) {
+    SMOE_UNROLL
+    for (int i = 0; i < CodeShape<TN>::kCopies; ++i) {
+      const uint32_t at = static_cast<uint32_t>(row_of(tid() / kCodeChunks + 32 * i));
+      row[i] = at * static_cast<uint32_t>(stride / 8) + tid() % kCodeChunks;
+    }
+  }
+  // Row blocks past the end repeat the last one; nobody reads their sums.
+  template <class Codes>
+  SMOE_DEVICE void aim_codes(int block0, int blocks, int k) {
+    using C = CodeStage<Codes>;
+    const uint32_t atoms = static_cast<uint32_t>(atoms_along(k, Codes::kCols));
+    SMOE_UNROLL
+    for (int i = 0; i < C::kCopies; ++i) {
+      const int b = block0 + warp() / C::kAtoms + i * (8 / C::kAtoms);
+      block[i] = static_cast<uint32_t>(b < blocks ? b : blocks - 1) * atoms * 32 + lane();
+    }
+  }
 };
 
 // Everything about K is reckoned from k, which a kernel has among its arguments: registers are short.
-template <int TN, class Codes>
-SMOE_DEVICE void copy_codes(const U32x4* codes, const uint32_t (&block)[CodeStage<Codes>::kCopies], int k, int stage,
+template <class Codes>
+SMOE_DEVICE void copy_codes(const U32x4* codes, const uint32_t (&block)[kMostCodeCopies], int k, int stage,
                             unsigned char* to) {
   using C = CodeStage<Codes>;
   const int atom = stage * C::kAtoms / C::kStages + tid() / 32 % C::kAtoms;
@@ -67,15 +88,32 @@ SMOE_DEVICE void copy_codes(const U32x4* codes, const uint32_t (&block)[CodeStag
   for (int i = 0; i < C::kCopies; ++i) cp16(to + (tid() + i * kGemmThreads) * 16, codes + (block[i] + at), real);
 }
 
-// Those of rows [32 first, 32 end) of the tile.
-template <int TN, int kRows>
-SMOE_DEVICE void copy_rows(const CodeRows<kRows>& rows, int k, int stage, int first, int end, unsigned char* to) {
+// Rows [32 first, 32 end) of the tile.
+template <int TN>
+SMOE_DEVICE void copy_rows(const CodeOperands<TN>& in, const bf16* x, int k, int stage, int first, int end,
+                           unsigned char* to) {
   const int row = tid() / kCodeChunks, chunk = tid() % kCodeChunks;
   const bool real = (stage * kCodeChunks + chunk) * 8 < k;
   const uint32_t at = real ? static_cast<uint32_t>(stage) * kCodeChunks : 0;
-  unsigned char* const place = to + CodeShape<TN>::kCodeBytes + row * 128 + (chunk ^ row % 8) * 16;
+  unsigned char* const place = to + row * 128 + (chunk ^ row % 8) * 16;
   SMOE_UNROLL
-  for (int i = first; i < end; ++i) cp16(place + i * 4096, rows.x + (rows.row[i] + at), real);
+  for (int i = first; i < end; ++i) {
+    cp16(place + i * 4096, reinterpret_cast<const U32x4*>(x) + (in.row[i] + at), real);
+  }
+}
+
+// Copies the first stages, of a tile of TN rows or less. Nobody may be reading the ring.
+template <int TN, class Codes, int bytes, int kRows>
+SMOE_DEVICE void start_codes(const CodeOperands<kRows>& in, const bf16* x, const U32x4* codes, int k,
+                             unsigned char* ring) {
+  using R = CodeRing<TN, Codes, bytes>;
+  SMOE_UNROLL1
+  for (int s = 0; s < R::kDepth - 1; ++s) {
+    unsigned char* const to = ring + s * R::kStageBytes;
+    copy_codes<Codes>(codes, in.block, k, s, to);
+    copy_rows(in, x, k, s, 0, CodeShape<TN>::kCopies, to + CodeStage<Codes>::kBytes);
+    cp_commit();
+  }
 }
 
 SMOE_DEVICE float power_of_two(uint32_t exponent) {                      // of a ScaleType::E8m0
@@ -159,29 +197,19 @@ struct CodeStep {
   uint32_t a[kBlocks][4], b[kPairs][4];
 };
 
-// acc += the tile, in groups of tiles of eight rows of which a warp has as many as CodeShape<TN> says: acc may have
-// more. asymmetric: there are zero points.
-template <int TN, class Codes, bool asymmetric, int kRows, int kAccTiles>
-SMOE_DEVICE void multiply_wide_codes(const CodeRows<kRows>& rows, const AtomMatrix& matrix, int block0, int blocks,
-                                     int k, unsigned char* ring, float (&acc)[CodeShape<TN>::kBlocks][kAccTiles][4]) {
+// acc += the tile, after start_codes(): the first CodeShape<TN>::kTiles groups of eight rows, of which acc may have
+// more. asymmetric: there are zero points. Leaves the ring to whoever comes next.
+template <int TN, class Codes, bool asymmetric, int bytes, int kRows, int kAccTiles>
+SMOE_DEVICE void multiply_wide_codes(const CodeOperands<kRows>& in, const bf16* x, const AtomMatrix& matrix, int block0,
+                                     int blocks, int k, unsigned char* ring,
+                                     float (&acc)[CodeShape<TN>::kBlocks][kAccTiles][4]) {
   using S = CodeShape<TN>;
   using C = CodeStage<Codes>;
+  using R = CodeRing<TN, Codes, bytes>;
   constexpr int kGroupSteps = Codes::kGroupCols / 16;
   const int atoms = static_cast<int>(atoms_along(k, Codes::kCols));
   const int stages = static_cast<int>(atoms_along(k, kCodeSteps * 16));
-  const int down = warp() % S::kDown * S::kBlocks, across = warp() / S::kDown * S::kTiles * 8;
-  uint32_t block[C::kCopies];
-  SMOE_UNROLL
-  for (int i = 0; i < C::kCopies; ++i) {
-    const int chunk = tid() + i * kGemmThreads, b = block0 + chunk / (C::kAtoms * 32);
-    block[i] = static_cast<uint32_t>(b < blocks ? b : blocks - 1) * static_cast<uint32_t>(atoms * 32) + chunk % 32;
-  }
-  SMOE_UNROLL
-  for (int s = 0; s < S::kRing - 1; ++s) {
-    copy_codes<TN, Codes>(matrix.atoms, block, k, s, ring + s * S::kStageBytes);
-    copy_rows<TN>(rows, k, s, 0, S::kCopies, ring + s * S::kStageBytes);
-    cp_commit();
-  }
+  const int down = warp() * S::kBlocks;
   const int units = matrix.group > 0 ? matrix.group / Codes::kGroupCols : 1 << 30;  // of kGroupCols in a group
   int left = units;
   WideScales<S::kBlocks, asymmetric> scales(matrix, block0 + down, blocks, atoms * Codes::kCols);
@@ -192,16 +220,16 @@ SMOE_DEVICE void multiply_wide_codes(const CodeRows<kRows>& rows, const AtomMatr
     scales.next();
     SMOE_UNROLL
     for (int tile = 0; tile < S::kTiles; ++tile) {
-      float x[2] = {0, 0};
+      float of_x[2] = {0, 0};
       if constexpr (asymmetric) {  // of rows g and g + 8 of the A operand that two tiles were, for columns of C
         SMOE_UNROLL
-        for (int i = 0; i < 2; ++i) x[i] = shfl(x_sum[tile / 2][tile % 2 * 2], lane() % 4 * 8 + i * 4);
+        for (int i = 0; i < 2; ++i) of_x[i] = shfl(x_sum[tile / 2][tile % 2 * 2], lane() % 4 * 8 + i * 4);
       }
       SMOE_UNROLL
       for (int b = 0; b < S::kBlocks; ++b) {
         SMOE_UNROLL
         for (int i = 0; i < 4; ++i) {
-          const float value = asymmetric ? fma(-zero[b][i >> 1], x[i & 1], sum[b][tile][i]) : sum[b][tile][i];
+          const float value = asymmetric ? fma(-zero[b][i >> 1], of_x[i & 1], sum[b][tile][i]) : sum[b][tile][i];
           acc[b][tile][i] = fma(scale[b][i >> 1], value, acc[b][tile][i]);
           sum[b][tile][i] = 0;
         }
@@ -214,9 +242,8 @@ SMOE_DEVICE void multiply_wide_codes(const CodeRows<kRows>& rows, const AtomMatr
     left = units;
   };
   const int codes_at = down * C::kAtoms * 512 + lane() * 16;
-  const int rows_at = S::kCodeBytes + (across + lane() / 16 * 8 + lane() % 8) * 128;
-  int from = 0, to = (S::kRing - 1) * S::kStageBytes;  // stages being read and copied, in the ring
-  const auto after = [](int stage) { return stage == (S::kRing - 1) * S::kStageBytes ? 0 : stage + S::kStageBytes; };
+  const int rows_at = C::kBytes + (lane() / 16 * 8 + lane() % 8) * 128;
+  int from = 0, to = (R::kDepth - 1) * R::kStageBytes;  // stages being read and copied, in the ring
   U32x4 atom[S::kBlocks];
   CodeStep<S::kBlocks, S::kPairs> steps[2];
   // Of stage `stage`, in the ring at `from`.
@@ -239,27 +266,27 @@ SMOE_DEVICE void multiply_wide_codes(const CodeRows<kRows>& rows, const AtomMatr
     SMOE_UNROLL
     for (int b = 0; b < S::kBlocks; ++b) Codes::fragment(atom[b], step % C::kAtomSteps, out->a[b]);
   };
-  cp_wait<S::kRing - 2>();
+  cp_wait<R::kDepth - 2>();
   sync();
   load(0, 0, &steps[0]);
   SMOE_UNROLL1
   for (int stage = 0; stage < stages; ++stage) {
-    const int later = stage + S::kRing - 1;
+    const int later = stage + R::kDepth - 1;
     SMOE_UNROLL
     for (int step = 0; step < kCodeSteps; ++step) {
       if (step == kCodeSteps - 1) {  // the next stage is there, and nobody reads this one any more
-        cp_wait<S::kRing - 2>();
+        cp_wait<R::kDepth - 2>();
         sync();
-        from = after(from);
+        from = R::after(from);
       }
       load(stage + (step + 1) / kCodeSteps, (step + 1) % kCodeSteps, &steps[(step + 1) % 2]);
       if (step == 0) {
-        copy_codes<TN, Codes>(matrix.atoms, block, k, later, ring + to);
-        copy_rows<TN>(rows, k, later, 0, S::kCopies / 2, ring + to);
+        copy_codes<Codes>(matrix.atoms, in.block, k, later, ring + to);
+        copy_rows(in, x, k, later, 0, S::kCopies / 2, ring + to + C::kBytes);
       } else if (step == 1) {
-        copy_rows<TN>(rows, k, later, S::kCopies / 2, S::kCopies, ring + to);
+        copy_rows(in, x, k, later, S::kCopies / 2, S::kCopies, ring + to + C::kBytes);
         cp_commit();
-        to = after(to);
+        to = R::after(to);
       }
       const CodeStep<S::kBlocks, S::kPairs>& now = steps[step % 2];
       SMOE_UNROLL
@@ -284,20 +311,36 @@ SMOE_DEVICE void multiply_wide_codes(const CodeRows<kRows>& rows, const AtomMatr
   sync();
 }
 
-// The same, for a matrix of any format of codes. acc: of CodeShape<TN>; where `live` rows are no more than half of TN,
-// a warp's first half, as those of CodeShape<TN / 2>.
-template <int TN>
-SMOE_DEVICE void multiply_any_codes(const CodeRows<TN>& rows, const AtomMatrix& matrix, int block0, int blocks, int k,
-                                    int live, unsigned char* ring,
+SMOE_DEVICE bool is_codes(AtomFormat format) { return format != AtomFormat::Bf16 && format != AtomFormat::Bf16x3; }
+
+// Aims `in`, whose rows are set, at a matrix of codes and copies the first stages; nothing for other matrices. live:
+// rows of the tile that are real, of which the choice of its half depends here and below.
+template <int bytes, int TN>
+SMOE_DEVICE void start_any_codes(CodeOperands<TN>* in, const bf16* x, const AtomMatrix& matrix, int block0, int blocks,
+                                 int k, int live, unsigned char* ring) {
+  with_codes(matrix.format, [&](auto format) {
+    using Codes = decltype(format);
+    in->template aim_codes<Codes>(block0, blocks, k);
+    if (live * 2 <= TN) {
+      start_codes<TN / 2, Codes, bytes>(*in, x, matrix.atoms, k, ring);
+    } else {
+      start_codes<TN, Codes, bytes>(*in, x, matrix.atoms, k, ring);
+    }
+  });
+}
+
+template <int bytes, int TN>
+SMOE_DEVICE void multiply_any_codes(const CodeOperands<TN>& in, const bf16* x, const AtomMatrix& matrix, int block0,
+                                    int blocks, int k, int live, unsigned char* ring,
                                     float (&acc)[CodeShape<TN>::kBlocks][CodeShape<TN>::kTiles][4]) {
   with_codes(matrix.format, [&](auto format) {
     using Codes = decltype(format);
     const auto multiply = [&](auto asymmetric) {
       constexpr bool zeros = decltype(asymmetric)::value;
       if (live * 2 <= TN) {
-        multiply_wide_codes<TN / 2, Codes, zeros>(rows, matrix, block0, blocks, k, ring, acc);
+        multiply_wide_codes<TN / 2, Codes, zeros, bytes>(in, x, matrix, block0, blocks, k, ring, acc);
       } else {
-        multiply_wide_codes<TN, Codes, zeros>(rows, matrix, block0, blocks, k, ring, acc);
+        multiply_wide_codes<TN, Codes, zeros, bytes>(in, x, matrix, block0, blocks, k, ring, acc);
       }
     };
     if constexpr (Codes::kZeroCode != 0) {
@@ -307,14 +350,9 @@ SMOE_DEVICE void multiply_any_codes(const CodeRows<TN>& rows, const AtomMatrix& 
   });
 }
 
-// The rows of the tile that a warp's sums are of: `count` from `first` on.
-struct WarpRows {
-  int first, count;
-};
-template <int TN>
-SMOE_DEVICE WarpRows code_warp_rows(int live) {
-  const int count = CodeShape<TN>::kTiles * (live * 2 <= TN ? 4 : 8);
-  return {warp() / CodeShape<TN>::kDown * count, count};
-}
+// The ring for a kernel whose bf16 stages are of kAtoms (WideShape): 163 KB of a block on sm_80, or kLeastShared, less
+// what its other arrays take.
+template <int TN, int kAtoms>
+constexpr int kCodeRingBytes = (kAtoms == 4 ? 144 : 80) * 1024;
 
 }  // namespace smoe::cu

@@ -7,8 +7,8 @@
 namespace smoe::cu {
 
 template <int TN>
-int64_t linear_tiles_count(const LinearArgs& args) {
-  return args.batch * ((row_blocks(args.rows) + kGemmBlocks - 1) / kGemmBlocks) * ((args.max_tokens + TN - 1) / TN);
+int64_t linear_tiles_count(const LinearArgs& args, int tile_blocks = kGemmBlocks) {
+  return args.batch * ((row_blocks(args.rows) + tile_blocks - 1) / tile_blocks) * ((args.max_tokens + TN - 1) / TN);
 }
 
 template <int TN, bool codes>

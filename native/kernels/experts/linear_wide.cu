@@ -8,13 +8,8 @@ namespace smoe::cu {
 namespace {
 
 template <int TN>
-int64_t wide_tiles(const LinearArgs& args) {
-  return args.batch * ((row_blocks(args.rows) + kWideBlocks - 1) / kWideBlocks) * ((args.max_tokens + TN - 1) / TN);
-}
-
-template <int TN>
 int launch_wide(Stream stream, const LinearArgs& args, int64_t blocks) {
-  const int64_t tiles = wide_tiles<TN>(args), grid = blocks < tiles ? blocks : tiles;
+  const int64_t tiles = linear_tiles_count<TN>(args, kWideBlocks), grid = blocks < tiles ? blocks : tiles;
   if (static_cast<size_t>(WideShape<TN, 4>::kBytes) <= shared_limit(stream)) {
     return launch(stream, {grid, kGemmThreads, WideShape<TN, 4>::kBytes, true}, &linear_wide<TN, 4>, args);
   }
@@ -25,7 +20,7 @@ int launch_wide(Stream stream, const LinearArgs& args, int64_t blocks) {
 // What the tiles take one after the other: their bytes, TN + 256 rows, which few real rows do not make fewer.
 template <int TN>
 int64_t wide_time(const LinearArgs& args, int64_t blocks) {
-  return (wide_tiles<TN>(args) + blocks - 1) / blocks * (TN + 256);
+  return (linear_tiles_count<TN>(args, kWideBlocks) + blocks - 1) / blocks * (TN + 256);
 }
 
 }  // namespace

@@ -6,27 +6,35 @@
 
 namespace smoe::cu {
 
-// Persistent blocks, token tile fastest, so that blocks that run together share weights.
-template <int TN>
+// Persistent blocks, token tile fastest, so that blocks that run together share weights; the first stages of the next
+// tile are under way while a tile is stored.
+template <int TN, int kAtoms>
 SMOE_KERNEL(kGemmThreads, 1)
 linear_wide_codes(LinearArgs args) {
   using S = CodeShape<TN>;
+  constexpr int kRing = kCodeRingBytes<TN, kAtoms>;
   SMOE_SMEM_DYN(unsigned char, ring);
   pdl_wait();
-  const LinearTiles<TN> list(args, kGemmBlocks);
+  const LinearTiles<TN> list(args, kWideBlocks);
+  const int k = static_cast<int>(args.k);
+  CodeOperands<TN> in;
+  // The maps' row blocks lie one after the other; those of the next one that a tile reads are not stored.
+  const auto block_of = [&](const LinearTile& tile) { return tile.map * list.blocks + tile.block0; };
+  const auto x_of = [&](const LinearTile& tile) { return args.x.data + off(tile.map, args.x_step); };
+  const auto start = [&](int index) {
+    const LinearTile tile = list.at(index, kWideBlocks);
+    in.aim_rows(args.x_stride, [&](int at) { return list.row(tile, at); });
+    start_any_codes<kRing>(&in, x_of(tile), args.weight, block_of(tile), args.batch * list.blocks, k,
+                           list.tokens - tile.token0, ring);
+  };
+  if (bid() < list.count) start(bid());
   for (int index = bid(); index < list.count; index += nblocks()) {
-    const LinearTile tile = list.at(index, kGemmBlocks);
-    const int live = list.tokens - tile.token0;
-    CodeRows<TN> in;
-    in.aim(args.x.data + off(tile.map, args.x_step), args.x_stride, [&](int at) { return list.row(tile, at); });
+    const LinearTile tile = list.at(index, kWideBlocks);
     float acc[S::kBlocks][S::kTiles][4] = {};
-    // The maps' row blocks lie one after the other; those of the next one that a tile reads are not stored.
-    multiply_any_codes<TN>(in, args.weight, tile.map * list.blocks + tile.block0, args.batch * list.blocks,
-                           static_cast<int>(args.k), live, ring, acc);
-    const WarpRows mine = code_warp_rows<TN>(live);
-    const int first = tile.token0 + mine.first, end = first + mine.count;
-    linear_store_tile(args, tile.map, tile.block0 + warp() % S::kDown * S::kBlocks, first,
-                      end < list.tokens ? end : list.tokens, acc);
+    multiply_any_codes<kRing>(in, x_of(tile), args.weight, block_of(tile), args.batch * list.blocks, k,
+                              list.tokens - tile.token0, ring, acc);
+    if (index + nblocks() < list.count) start(index + nblocks());
+    linear_store_tile(args, tile.map, tile.block0 + warp() * S::kBlocks, tile.token0, list.tokens, acc);
   }
   pdl_trigger();
 }

@@ -141,11 +141,19 @@ TEST_CASE("calls of few tokens: in pieces, at once, cut into chunks: the same bi
     if (precision == Precision::Fast) options.latent = even_latent();
     const Decoder model = tiny(options);
     const std::unique_ptr<DeviceDecoder> decoder = upload(model);
-    const std::vector<int32_t> ids = random_ids(40, model.vocab, 5);
+    const RouterConfig& router = model.layers[0].moe->config.router;
+    const int64_t few = precision == Precision::Fast ? DeviceMoeLayer::few_rows(router.experts, router.k) : 40;
+    REQUIRE((few > 9 && few <= 40));
+    const std::vector<int32_t> ids = random_ids(static_cast<int>(few), model.vocab, 5);
     const std::vector<float> whole = DeviceSession(*decoder).logits(ids);
-    CHECK(same_bits(whole, device_in_pieces(*decoder, ids, {1, 2, 17, 40})));
+    CHECK(same_bits(whole, device_in_pieces(*decoder, ids, {1, 2, 9, few})));
     decoder->set_chunk_tokens(9);
-    CHECK(same_bits(whole, device_in_pieces(*decoder, ids, {40})));
+    CHECK(same_bits(whole, device_in_pieces(*decoder, ids, {few})));
+    // Of so many that experts get eight each, and no more than 64.
+    decoder->set_chunk_tokens(0);
+    const std::vector<int32_t> more = random_ids(64, model.vocab, 6);
+    const std::vector<float> at_once = DeviceSession(*decoder).logits(more);
+    CHECK(same_bits(at_once, device_in_pieces(*decoder, more, {30, 64})));
   }
 }
 
