@@ -47,7 +47,7 @@ def bench_rows(lines):
     for line in lines:
         if line.get("case") not in ("decode", "prefill"):
             continue
-        name = f"  {line['shape']:15} {line['format']:6} {line['tokens']:>6} {line['skew']:14} {line.get('path', 'decode'):8}"
+        name = f"  {line['shape']:15} {line['format']:6} {line['tokens']:>6} {line['skew']:14} {line['path']:8}"
         if "us_median" not in line:
             yield f"{name} {line.get('skipped') or line.get('error')}"
             continue

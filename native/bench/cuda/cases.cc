@@ -9,7 +9,8 @@ Json describe(const Case& c, const char* kind) {
   Json line;
   line.add("case", kind).add("shape", c.shape.name).add("format", c.format.name).add("tokens", c.tokens);
   line.add("skew", skew_name(c.skew));
-  if (c.tokens > cu::kDispatchMaxTokens) line.add("path", c.hopper ? "wgmma" : "mma.sync");
+  const bool few = c.tokens <= cu::kDispatchMaxTokens;
+  line.add("path", few ? c.grouped ? "grouped" : "fused" : c.hopper ? "wgmma" : "mma.sync");
   return line;
 }
 
@@ -75,10 +76,12 @@ Json run_decode(BenchDevice& device, const Case& c, const Ceilings& ceilings, co
   const int64_t inputs = int64_t{6} * layers * cu::kDispatchMaxTokens * c.shape.hidden;
   const int sets = sets_for(device, c, layers, inputs + (int64_t{256} << 20));
   if (sets == 0) return line.add("skipped", "one set of weights does not fit the memory");
-  MoeRig rig(device, c.shape, c.format, sets, layers, 0);
+  MoeRig rig(device, c.shape, c.format, sets, layers, c.grouped ? c.tokens : 0);
   rig.set_skew(c.skew);
   const int tokens = static_cast<int>(c.tokens);
-  const Replays r = replay(device, rig, c, layers, effort, [&](int layer) { rig.decode(layer, tokens); });
+  Replays r = replay(device, rig, c, layers, effort,
+                     [&](int layer) { c.grouped ? rig.prefill(layer, tokens, false) : rig.decode(layer, tokens); });
+  if (c.grouped) r.active = expected_experts(c);  // which no mask tells
   if (!device.error().empty()) return line.add("error", device.error());
   if (effort.once) return line;
   // Weights of the experts that were used, the router, rows of x (twice), h (written and read) and out.

@@ -22,7 +22,8 @@ struct Case {
   WeightFormatSpec format;
   int64_t tokens;
   Skew skew = Skew::Uniform;
-  bool hopper = false;  // of a prefill
+  bool hopper = false;   // of a prefill
+  bool grouped = false;  // of a decode: by grouped GEMMs on mma.sync, instead of the fused launches
 };
 Json run_decode(BenchDevice& device, const Case& c, const Ceilings& ceilings, const Effort& effort);
 Json run_prefill(BenchDevice& device, const Case& c, const Ceilings& ceilings, const Effort& effort);

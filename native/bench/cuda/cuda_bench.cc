@@ -66,6 +66,7 @@ std::vector<Plan> plans(const Options& options) {
     Plan& plan = format.format == cu::AtomFormat::Bf16 ? bf16 : coded;
     for (const MoeShape& shape : shapes) {
       for (const int64_t tokens : few) plan.decode.push_back({shape, format, tokens});
+      plan.decode.push_back({shape, format, few.back(), Skew::Uniform, false, true});
       for (const int64_t tokens : many) {
         for (const bool hopper : {true, false}) {
           if (!hopper || format.wgmma) plan.prefill.push_back({shape, format, tokens, Skew::Uniform, hopper});
