@@ -14,7 +14,10 @@ bool whole_chunks(const GroupedGemmArgs& args) {
 
 }  // namespace
 
-int grouped_gemm_parts(Stream stream, const GroupedGemmArgs& args) { return grouped_gemm_kind<false>(stream, args); }
+int grouped_gemm_parts(Stream stream, const GroupedGemmArgs& args) {
+  const bool many = args.max_rows > int64_t{64} * (args.max_groups > 0 ? args.max_groups : 1);
+  return many ? grouped_gemm_tiles<128, false>(stream, args) : grouped_gemm_tiles<32, false>(stream, args);
+}
 
 int launch_grouped_gemm(Stream stream, const GroupedGemmArgs& args) {
   if (args.max_rows <= 0 || args.experts <= 0 || args.features <= 0) return 0;

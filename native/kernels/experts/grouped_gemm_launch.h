@@ -12,13 +12,6 @@ int grouped_gemm_tiles(Stream stream, const GroupedGemmArgs& args) {
                 &grouped_gemm<TN, codes>, args);
 }
 
-// The large tile has half the tokens where there are codes, whose groups are summed in accumulators of their own.
-template <bool codes>
-int grouped_gemm_kind(Stream stream, const GroupedGemmArgs& args) {
-  const bool many = args.max_rows > int64_t{64} * (args.max_groups > 0 ? args.max_groups : 1);
-  return many ? grouped_gemm_tiles<codes ? 64 : 128, codes>(stream, args) : grouped_gemm_tiles<32, codes>(stream, args);
-}
-
 int grouped_gemm_codes(Stream stream, const GroupedGemmArgs& args);
 int grouped_gemm_parts(Stream stream, const GroupedGemmArgs& args);
 // One bf16 plane of either operand, rows of whole aligned 16-byte chunks.

@@ -15,7 +15,12 @@ bool whole_chunks(const LinearArgs& args) {
 
 }  // namespace
 
-int linear_tiles_parts(Stream stream, const LinearArgs& args) { return linear_tiles_kind<false>(stream, args); }
+// The large tile where it gives every SM one; else more, smaller ones.
+int linear_tiles_parts(Stream stream, const LinearArgs& args) {
+  const int64_t blocks = args.blocks > 0 ? args.blocks : 1;
+  return linear_tiles_count<128>(args) >= blocks ? linear_tiles_of<128, false>(stream, args, blocks)
+                                                 : linear_tiles_of<32, false>(stream, args, blocks);
+}
 
 int launch_linear_tiles(Stream stream, const LinearArgs& args) {
   if (args.max_tokens <= 0 || args.rows <= 0 || args.batch <= 0) return 0;

@@ -18,16 +18,6 @@ int linear_tiles_of(Stream stream, const LinearArgs& args, int64_t blocks) {
                 &linear_tiles<TN, codes>, args);
 }
 
-// The large tile, which has half the tokens where there are codes (grouped_gemm_launch.h), where it gives every SM one;
-// else more, smaller ones.
-template <bool codes>
-int linear_tiles_kind(Stream stream, const LinearArgs& args) {
-  const int64_t blocks = args.blocks > 0 ? args.blocks : 1;
-  constexpr int kLarge = codes ? 64 : 128;
-  return linear_tiles_count<kLarge>(args) >= blocks ? linear_tiles_of<kLarge, codes>(stream, args, blocks)
-                                                    : linear_tiles_of<32, codes>(stream, args, blocks);
-}
-
 int linear_tiles_codes(Stream stream, const LinearArgs& args);
 int linear_tiles_parts(Stream stream, const LinearArgs& args);
 // One bf16 plane of either operand, rows of whole aligned 16-byte chunks.

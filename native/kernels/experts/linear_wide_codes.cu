@@ -17,10 +17,9 @@ int launch_codes(Stream stream, const LinearArgs& args, int64_t blocks) {
 
 }  // namespace
 
-// Where the large tiles do not give every SM one, the smaller ones.
 int linear_wide_codes_tiles(Stream stream, const LinearArgs& args) {
-  const int64_t blocks = args.blocks > 0 ? args.blocks : 1;
-  if (linear_tiles_count<kRows>(args, kWideBlocks) < blocks) return linear_tiles_codes(stream, args);
+  const int64_t most = args.blocks > 0 ? args.blocks : 1, tiles = linear_tiles_count<kRows>(args, kWideBlocks);
+  const int64_t blocks = most < tiles ? most : tiles;
   return static_cast<size_t>(kCodeRingBytes<kRows, 4>) + 1024 <= shared_limit(stream)
              ? launch_codes<4>(stream, args, blocks)
              : launch_codes<2>(stream, args, blocks);
