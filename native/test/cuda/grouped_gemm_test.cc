@@ -66,6 +66,11 @@ TEST_CASE("grouped_gemm: codes, every format in one layer") {
   GroupedCase c = shape(192, 24, {70, 129, 3}, false, true);
   c.codes = {{WeightFormat::W4, 64, true}, {WeightFormat::T2}, {}};
   check_grouped(c);
+  // Deep rings that go round, both halves of a tile, the next tile begun while one is stored.
+  c = shape(1088, 40, {5, 33, 40, 1, 64}, false, false);
+  c.codes = {{WeightFormat::W4, 64, true}, {WeightFormat::T2}, {WeightFormat::W8, 32}, {}, {WeightFormat::W4C, 32}};
+  c.out_parts = 1;
+  check_grouped(c);
   c = shape(192, 24, {65, 130}, true, true);
   c.exact = true;
   c.codes = {{WeightFormat::W8, 32, true}, {WeightFormat::W4C, 16, false, 1}};
