@@ -46,12 +46,12 @@ SMOE_DEVICE void copy_bytes(const U32x4* codes, int k, int stage, unsigned char*
 }
 
 // The ring of groups as the warp that fills it sees it: a lane has a row. Of each group there are the rows' scales and
-// what their sums start from, less the format's zero point for each column: -kZeroCode times the sum of the row's codes.
+// what their sums start from, less the format's zero point for each column: -kZeroCode times the sum of the row's
+// codes.
 template <int TN, int kZeroCode>
 struct RowGroups {
   using S = Int8Shape<TN>;
-  const U32x2* from;  // the pair held, of kAhead groups on from the current one
-  U32x2 held;
+  const U32x2* from;  // the pair of kAhead groups on from the current one
   unsigned char* to;
 
   // groups: of the matrix. After the last the last is repeated.
@@ -64,17 +64,20 @@ struct RowGroups {
       put(ldg(from + (group < groups ? group : groups - 1)), group * S::kGroupBytes);
     }
     from += S::kAhead < groups ? S::kAhead : groups - 1;
-    held = ldg(from);
   }
   SMOE_DEVICE void put(const U32x2& pair, int at) const {
     sts(reinterpret_cast<uint32_t*>(to + at), pair.x[0]);
     sts(reinterpret_cast<uint32_t*>(to + at + TN * 4), static_cast<uint32_t>(-kZeroCode) * pair.x[1]);
   }
-  // At the end of the group at `at` in the ring. left: groups from it on.
-  SMOE_DEVICE void next(int at, int left) {
-    if (lane() < S::kMine) put(held, at ^ (S::kAhead * S::kGroupBytes));
+  // At the end of the group at `at` in the ring; left: groups from it on. The pair is stored when its sums are added,
+  // which hides the latency and spares registers in between.
+  SMOE_DEVICE U32x2 next(int left) {
+    const U32x2 pair = ldg(from);
     from += left > S::kAhead + 1 ? 1 : 0;
-    held = ldg(from);
+    return pair;
+  }
+  SMOE_DEVICE void store(const U32x2& pair, int at) const {
+    if (lane() < S::kMine) put(pair, at ^ (S::kAhead * S::kGroupBytes));
   }
 };
 
@@ -124,7 +127,7 @@ SMOE_DEVICE void multiply_int8_tile(const CodeRows<kRows>& rows, const U32x2* pa
   const auto add_group = [&] {
     float scale[S::kBlocks][2], zero[S::kBlocks][2];
     scales.values(scale, zero);
-    row_groups.next(slot, scales.left);
+    const U32x2 later = row_groups.next(scales.left);
     scales.next();
     SMOE_UNROLL
     for (int tile = 0; tile < S::kTiles; ++tile) {
@@ -147,6 +150,7 @@ SMOE_DEVICE void multiply_int8_tile(const CodeRows<kRows>& rows, const U32x2* pa
         }
       }
     }
+    row_groups.store(later, slot);
     slot = (slot + S::kGroupBytes) & (S::kGroups * S::kGroupBytes - 1);
     SMOE_UNROLL
     for (int tile = 0; tile < S::kTiles; ++tile) start(tile);
@@ -162,8 +166,8 @@ SMOE_DEVICE void multiply_int8_tile(const CodeRows<kRows>& rows, const U32x2* pa
     SMOE_UNROLL
     for (int b = 0; b < S::kBlocks; ++b) {
       if (step % C::kAtomSteps == 0) {
-        atom[b] = lds(reinterpret_cast<const U32x4*>(ring + from + codes_at +
-                                                     (step / C::kAtomSteps * kGemmBlocks + b) * 512));
+        atom[b] = lds(
+            reinterpret_cast<const U32x4*>(ring + from + codes_at + (step / C::kAtomSteps * kGemmBlocks + b) * 512));
       }
     }
     const int chunk = (2 * step + lane() / 8 % 2) ^ lane() % 8;

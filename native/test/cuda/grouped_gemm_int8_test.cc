@@ -152,6 +152,12 @@ TEST_CASE("grouped_gemm_int8: tiles of rows, more row blocks than a tile has, Na
   check(c, 632);
 }
 
+TEST_CASE("grouped_gemm_int8: more groups than their ring holds, whole tiles and halves of both widths") {
+  check({1056, 40, {130, 20, 40}, {{WeightFormat::W4, 32, true}, {WeightFormat::W8, 32}, {WeightFormat::W2, 32, true}}},
+        635);
+  check({992, 24, {5, 65}, {{WeightFormat::W8, 32, true}, {WeightFormat::W4, 32}}}, 636);
+}
+
 TEST_CASE("grouped_gemm_int8: nothing to do") {
   Gpu gpu;
   CHECK(launch_grouped_gemm_int8(gpu.stream(), GroupedGemmInt8Args()) == 0);
