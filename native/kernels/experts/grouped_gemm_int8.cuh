@@ -1,4 +1,5 @@
-// P3, P4 with int8 activations (specs/cuda-kernels.md 2.7, 2.9) on mma.sync: integer formats, any GPU.
+// P3, P4 with int8 activations (specs/cuda-kernels.md 2.7, 2.9) on mma.sync: integer formats, any GPU. Persistent
+// blocks.
 #pragma once
 
 #include "kernels/experts/gemm_int8.cuh"
@@ -7,39 +8,38 @@
 namespace smoe::cu {
 
 template <int TN>
-constexpr int kGroupedInt8Shared = Int8Shape<TN>::kBytes + 8 * store_floats(1) * 4;
+constexpr int kGroupedInt8Shared = Int8Shape<TN>::kBytes;
 
 template <int TN>
 SMOE_KERNEL(kGemmThreads, 1)
 grouped_gemm_int8(GroupedGemmInt8Args args) {
   using S = Int8Shape<TN>;
+  static_assert(8 * store_floats(S::kBlocks) * 4 <= S::kRingBytes, "store_sums() works in the ring");
   SMOE_SMEM_DYN(unsigned char, ring);
   SMOE_SMEM(int32_t, prefix, kGroupedExperts + 1);
   pdl_wait();
   const GroupedGemmArgs& map = args.map;
   if (warp() == 0) list_tiles<TN>(map, kGemmBlocks, prefix);
   sync();
-  const int tiles = lds(prefix + map.experts);
-  Int8Operands<TN> in;
-  in.blocks = grouped_blocks(map);
-  in.k = map.k;
-  float* const scratch = reinterpret_cast<float*>(ring + S::kBytes) + warp() * store_floats(1);
+  const int tiles = lds(prefix + map.experts), blocks = grouped_blocks(map), k = static_cast<int>(map.k);
   for (int index = bid(); index < tiles; index += nblocks()) {
-    const GroupedTile tile = tile_at<TN>(map, kGemmBlocks, prefix, index);
-    const AtomMatrix matrix = load_matrix<false>(map.weights + tile.expert);
-    in.x = rows_of_group(args.x, matrix.group);
-    in.block0 = tile.block0;
-    const auto row_of = [&](int at) -> int64_t {
-      const int row = tile.row0 + at;
-      return row >= tile.stop ? -1 : map.gather != nullptr ? ldg(map.gather + row) : row;
-    };
-    SMOE_UNROLL
-    for (int i = 0; i < S::kCopies; ++i) in.row[i] = row_of((tid() + i * kGemmThreads) / S::kChunks);
-    in.scale_row = row_of(tid() % TN);
-    float acc[S::kTiles][4] = {};
-    with_bytes(matrix.format, [&](auto codes) { multiply_int8_tile<TN, decltype(codes)>(in, matrix, ring, acc); });
-    store_sums<1, S::kTiles>(map, tile, tile.block0 + warp(), tile.row0, scratch,
-                             [&](int, int t, int c) { return acc[t][c]; });
+    float acc[S::kBlocks][S::kTiles][4] = {};
+    {
+      const GroupedTile tile = tile_at<TN>(map, kGemmBlocks, prefix, index);
+      const AtomMatrix matrix = load_matrix<false>(map.weights + tile.expert);
+      const auto row_of = [&](int at) { return grouped_row(map, tile, at); };
+      multiply_any_int8<TN>(rows_of_group(args.x, matrix.group), row_of, matrix, tile.block0, blocks, k,
+                            tile.stop - tile.row0, ring, acc);
+    }
+    // Once more, rather than in registers across the multiplication, which needs all of them.
+    GroupedTile tile = tile_at<TN>(map, kGemmBlocks, prefix, index);
+    const WarpRows mine = code_warp_rows<TN>(tile.stop - tile.row0);
+    const int row0 = tile.row0 + mine.first;
+    if (row0 + mine.count < tile.stop) tile.stop = row0 + mine.count;  // the rest is another warp's
+    float* const scratch = reinterpret_cast<float*>(ring) + warp() * store_floats(S::kBlocks);
+    store_sums<S::kBlocks, S::kTiles>(map, tile, tile.block0 + warp() % S::kDown * S::kBlocks, row0, scratch,
+                                      [&](int b, int t, int c) { return acc[b][t][c]; });
+    sync();
   }
   pdl_trigger();
 }

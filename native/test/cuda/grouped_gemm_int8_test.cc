@@ -49,6 +49,7 @@ void check(const Case& c, unsigned seed) {
   uint64_t run_seed = 1;
   for (const Run& run : all_runs()) {
     Gpu gpu(run, run_seed++);
+    if (run_seed % 4 == 0) gpu.set_shared_limit(99 * 1024);  // as sm_86, sm_89 and sm_120 have: no large tile
     std::vector<emu::Buffer<U32x4>> atoms;
     std::vector<emu::Buffer<unsigned char>> planes;
     std::vector<AtomMatrix> table;
@@ -150,6 +151,12 @@ TEST_CASE("grouped_gemm_int8: tiles of rows, more row blocks than a tile has, Na
   check(c, 631);
   c.extras = true;
   check(c, 632);
+}
+
+TEST_CASE("grouped_gemm_int8: more groups than their ring holds, whole tiles and halves of both widths") {
+  check({1056, 40, {130, 20, 40}, {{WeightFormat::W4, 32, true}, {WeightFormat::W8, 32}, {WeightFormat::W2, 32, true}}},
+        635);
+  check({992, 24, {5, 65}, {{WeightFormat::W8, 32, true}, {WeightFormat::W4, 32}}}, 636);
 }
 
 TEST_CASE("grouped_gemm_int8: nothing to do") {
