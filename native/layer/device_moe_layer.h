@@ -29,8 +29,8 @@ class DeviceMoeLayer {
   // The kernels for few rows read an expert's rows anew for every row block of a matrix, from L2: sixteen rows are
   // twice the bytes of bf16 weights. From eight rows per expert on, the grouped GEMMs, which share them among 16 row
   // blocks, should be ahead: on an H200 the former took 1274 us for 64 tokens of Mixtral-8x7B, of 624 by their bytes,
-  // and 303 for 64 of OLMoE, whose 512 tokens took the latter 277. Not so where the latter run on the older tiles: in
-  // exact, and with int8 activations. At least eight, the tokens of a decoder's graphs.
+  // and 303 for 64 of OLMoE, whose 512 tokens took the latter 277. Not so in exact, where
+  // the latter run on older tiles. At least eight, the tokens of a decoder's graphs.
   int64_t few_rows() const;
   static int64_t few_rows(int64_t experts, int64_t k) {
     const int64_t rows = (8 * experts - 1) / k;

@@ -48,7 +48,7 @@ struct DeviceMoeWeights {
 
   int64_t few_rows() const {
     const RouterConfig& router = config.router;
-    return parts == 1 && !experts.int8 ? DeviceMoeLayer::few_rows(router.experts, router.k) : cu::kDispatchMaxTokens;
+    return parts == 1 ? DeviceMoeLayer::few_rows(router.experts, router.k) : cu::kDispatchMaxTokens;
   }
 };
 

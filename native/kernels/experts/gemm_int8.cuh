@@ -16,7 +16,11 @@
 namespace smoe::cu {
 
 template <int TN>
-struct Int8Shape : CodeShape<TN> {
+struct Int8Shape {
+  // Row blocks of a warp; warps; groups of 8 rows of a warp.
+  static constexpr int kBlocks = 2, kDown = kGemmBlocks / kBlocks, kAcross = 8 / kDown;
+  static constexpr int kTiles = TN / 8 / kAcross, kPairs = kTiles / 2;
+  static constexpr int kCopies = TN * kCodeChunks / kGemmThreads, kRing = 3;
   static constexpr int kSteps = kInt8Block / 32;  // of a stage
   // Of a stage: codes of w8, which are the widest; a row has as many chunks of 16 bytes as one of CodeRows.
   static constexpr int kCodeBytes = kGemmBlocks * kSteps * 512, kStageBytes = kCodeBytes + TN * kInt8Block;
@@ -25,7 +29,7 @@ struct Int8Shape : CodeShape<TN> {
   // and groups have 32 columns at least: what is stored at the end of a group may be read four groups on, and takes the
   // place of a group that everybody left where it is more than four back.
   static constexpr int kGroups = 16, kAhead = 8, kGroupBytes = TN * 8, kMine = TN / 8;  // kMine: rows of a warp
-  static constexpr int kRingBytes = CodeShape<TN>::kRing * kStageBytes, kBytes = kRingBytes + kGroups * kGroupBytes;
+  static constexpr int kRingBytes = kRing * kStageBytes, kBytes = kRingBytes + kGroups * kGroupBytes;
 };
 
 // A stage of codes: atom i of all row blocks, then atom i + 1.
@@ -81,10 +85,10 @@ struct RowGroups {
   }
 };
 
-// acc += the tile. rows: as bf16, two codes each. pairs: of row warp() * kMine + lane() % kMine of the tile.
+// acc += the tile. x: of the rows, as bf16, two codes each. pairs: of row warp() * kMine + lane() % kMine of the tile.
 template <int TN, class Codes, bool asymmetric, int kRows, int kAccTiles>
-SMOE_DEVICE void multiply_int8_tile(const CodeRows<kRows>& rows, const U32x2* pairs, const AtomMatrix& matrix,
-                                    int block0, int blocks, int k, unsigned char* ring,
+SMOE_DEVICE void multiply_int8_tile(const CodeRows<kRows>& rows, const bf16* x, const U32x2* pairs,
+                                    const AtomMatrix& matrix, int block0, int blocks, int k, unsigned char* ring,
                                     float (&acc)[Int8Shape<TN>::kBlocks][kAccTiles][4]) {
   using S = Int8Shape<TN>;
   using C = Int8Stage<Codes>;
@@ -95,8 +99,8 @@ SMOE_DEVICE void multiply_int8_tile(const CodeRows<kRows>& rows, const U32x2* pa
   const U32x4* const codes = matrix.atoms + off(copied, atoms) * 32 + lane();
   const auto copy_half = [&](int stage, int half, unsigned char* to) {
     if (half == 0) copy_bytes<Codes>(codes, k, stage, to);
-    copy_rows<TN>(rows, stages * (kCodeChunks * 8), stage, half * (S::kCopies / 2),
-                  half == 0 ? S::kCopies / 2 : S::kCopies, to + S::kCodeBytes - CodeShape<TN>::kCodeBytes);
+    copy_rows(rows, x, stages * (kCodeChunks * 8), stage, half * (S::kCopies / 2),
+              half == 0 ? S::kCopies / 2 : S::kCopies, to + S::kCodeBytes);
   };
   SMOE_UNROLL
   for (int s = 0; s < S::kRing - 1; ++s) {
@@ -131,7 +135,7 @@ SMOE_DEVICE void multiply_int8_tile(const CodeRows<kRows>& rows, const U32x2* pa
     scales.next();
     SMOE_UNROLL
     for (int tile = 0; tile < S::kTiles; ++tile) {
-      const U32x2 x = pair_of(0, tile);
+      const U32x2 scale_of = pair_of(0, tile);
       float minus[2] = {0, 0};  // the sum of the row's codes
       if constexpr (asymmetric) {
         const U32x2 two = pair_of(1, tile);
@@ -146,7 +150,7 @@ SMOE_DEVICE void multiply_int8_tile(const CodeRows<kRows>& rows, const U32x2* pa
         for (int i = 0; i < 4; ++i) {
           float value = static_cast<float>(sum[b][tile][i]);
           if constexpr (asymmetric) value = fma(zero[b][i >> 1], minus[i & 1], value);
-          acc[b][tile][i] = fma(value * scale[b][i >> 1], bit_cast<float>(x.x[i & 1]), acc[b][tile][i]);
+          acc[b][tile][i] = fma(value * scale[b][i >> 1], bit_cast<float>(scale_of.x[i & 1]), acc[b][tile][i]);
         }
       }
     }
@@ -224,7 +228,8 @@ SMOE_DEVICE void multiply_any_int8(const Int8Rows& x, RowOf row_of, const AtomMa
                                    int k, int live, unsigned char* ring,
                                    float (&acc)[Int8Shape<TN>::kBlocks][Int8Shape<TN>::kTiles][4]) {
   CodeRows<TN> rows;
-  rows.aim(reinterpret_cast<const bf16*>(x.codes), x.stride / 2, row_of);
+  rows.aim_rows(x.stride / 2, row_of);
+  const bf16* const codes = reinterpret_cast<const bf16*>(x.codes);
   const bool half = live * 2 <= TN;
   const int mine = half ? TN / 16 : TN / 8;
   const U32x2* const pairs = x.scales + off(row_of(warp() * mine + lane() % mine), x.groups);
@@ -233,14 +238,24 @@ SMOE_DEVICE void multiply_any_int8(const Int8Rows& x, RowOf row_of, const AtomMa
     const auto multiply = [&](auto asymmetric) {
       constexpr bool zeros = decltype(asymmetric)::value;
       if (half) {
-        multiply_int8_tile<TN / 2, Codes, zeros>(rows, pairs, matrix, block0, blocks, k, ring, acc);
+        multiply_int8_tile<TN / 2, Codes, zeros>(rows, codes, pairs, matrix, block0, blocks, k, ring, acc);
       } else {
-        multiply_int8_tile<TN, Codes, zeros>(rows, pairs, matrix, block0, blocks, k, ring, acc);
+        multiply_int8_tile<TN, Codes, zeros>(rows, codes, pairs, matrix, block0, blocks, k, ring, acc);
       }
     };
     if (matrix.zeros != nullptr) return multiply(Flag<true>{});
     multiply(Flag<false>{});
   });
+}
+
+// The rows of the tile that a warp's sums are of: `count` from `first` on.
+struct WarpRows {
+  int first, count;
+};
+template <int TN>
+SMOE_DEVICE WarpRows int8_warp_rows(int live) {
+  const int count = Int8Shape<TN>::kTiles * (live * 2 <= TN ? 4 : 8);
+  return {warp() / Int8Shape<TN>::kDown * count, count};
 }
 
 }  // namespace smoe::cu

@@ -16,6 +16,7 @@
 
 #include "kernels/experts/gemm_wide.cuh"
 #include "kernels/experts/multiply_codes.cuh"
+#include "kernels/experts/wide_scales.cuh"
 
 namespace smoe::cu {
 
@@ -49,20 +50,27 @@ struct CodeRing {
   SMOE_DEVICE static int after(int stage) { return stage == (kDepth - 1) * kStageBytes ? 0 : stage + kStageBytes; }
 };
 
-// What this thread copies, as counts of 16 bytes: of rows chunk tid() % 8 of number tid() / 8 + 32 i of the tile.
+// Rows as this thread copies them, as counts of 16 bytes: chunk tid() % 8 of rows tid() / 8 + 32 i of the tile.
 template <int TN>
-struct CodeOperands {
-  uint32_t row[CodeShape<TN>::kCopies], block[kMostCodeCopies];
+struct CodeRows {
+  uint32_t row[TN * kCodeChunks / kGemmThreads];
 
   // row_of(i): row i of the tile; rows are `stride` elements apart.
   template <class RowOf>
   SMOE_DEVICE void aim_rows(int64_t stride, RowOf row_of) {
     SMOE_UNROLL
-    for (int i = 0; i < CodeShape<TN>::kCopies; ++i) {
+    for (int i = 0; i < TN * kCodeChunks / kGemmThreads; ++i) {
       const uint32_t at = static_cast<uint32_t>(row_of(tid() / kCodeChunks + 32 * i));
       row[i] = at * static_cast<uint32_t>(stride / 8) + tid() % kCodeChunks;
     }
   }
+};
+
+// And codes: chunks of row blocks, number tid() + 256 i of a stage.
+template <int TN>
+struct CodeOperands : CodeRows<TN> {
+  uint32_t block[kMostCodeCopies];
+
   // Row blocks past the end repeat the last one; nobody reads their sums.
   template <class Codes>
   SMOE_DEVICE void aim_codes(int block0, int blocks, int k) {
@@ -90,7 +98,7 @@ SMOE_DEVICE void copy_codes(const U32x4* codes, const uint32_t (&block)[kMostCod
 
 // Rows [32 first, 32 end) of the tile.
 template <int TN>
-SMOE_DEVICE void copy_rows(const CodeOperands<TN>& in, const bf16* x, int k, int stage, int first, int end,
+SMOE_DEVICE void copy_rows(const CodeRows<TN>& in, const bf16* x, int k, int stage, int first, int end,
                            unsigned char* to) {
   const int row = tid() / kCodeChunks, chunk = tid() % kCodeChunks;
   const bool real = (stage * kCodeChunks + chunk) * 8 < k;
@@ -115,81 +123,6 @@ SMOE_DEVICE void start_codes(const CodeOperands<kRows>& in, const bf16* x, const
     cp_commit();
   }
 }
-
-SMOE_DEVICE float power_of_two(uint32_t exponent) {                      // of a ScaleType::E8m0
-  return bit_cast<float>(exponent == 0 ? 0x00400000u : exponent << 23);  // 2^-127 is subnormal
-}
-
-template <bool flag>
-struct Flag {
-  static constexpr bool value = flag;
-};
-
-// Scales and zero points of a warp's row blocks, a group ahead. What is loaded are the words of which they are part,
-// whatever their type, so that no branch stands between the loads; the 16 of a row block begin at such a word.
-template <int kBlocks, bool asymmetric>
-struct WideScales {
-  const unsigned char *scales, *zeros;
-  uint32_t at[kBlocks];  // bytes to the element of row g
-  int left;
-  float mul;
-  ScaleType type;
-  uint32_t scale[kBlocks][2], zero[kBlocks][2];  // of rows g and g + 8
-
-  SMOE_DEVICE int log_size() const { return type == ScaleType::F32 ? 2 : type == ScaleType::F16 ? 1 : 0; }
-  SMOE_DEVICE WideScales(const AtomMatrix& m, int block0, int blocks, int padded)
-      : scales(static_cast<const unsigned char*>(m.scales)),
-        zeros(static_cast<const unsigned char*>(m.zeros)),
-        mul(m.mul),
-        type(m.scale_type) {
-    left = m.group > 0 ? (padded + m.group - 1) / m.group : 1;
-    SMOE_UNROLL
-    for (int b = 0; b < kBlocks; ++b) {
-      const int block = block0 + b < blocks ? block0 + b : blocks - 1;
-      at[b] = (static_cast<uint32_t>(block * left) * kAtomRows + lane() / 4) << log_size();
-    }
-    load();
-  }
-  // After the last group its scales are loaded again, for nobody.
-  SMOE_DEVICE void next() {
-    const uint32_t step = --left > 0 ? kAtomRows << log_size() : 0;
-    SMOE_UNROLL
-    for (int b = 0; b < kBlocks; ++b) at[b] += step;
-    load();
-  }
-  SMOE_DEVICE void load() {
-    SMOE_UNROLL
-    for (int b = 0; b < kBlocks; ++b) {
-      SMOE_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        const uint32_t word = (at[b] & ~3u) + (static_cast<uint32_t>(8 * half) << log_size());
-        scale[b][half] = ldg(reinterpret_cast<const uint32_t*>(scales + word));
-        if constexpr (asymmetric) zero[b][half] = ldg(reinterpret_cast<const uint32_t*>(zeros + word));
-      }
-    }
-  }
-  template <class Value>
-  SMOE_DEVICE void values_of(Value value, float (&s)[kBlocks][2], float (&z)[kBlocks][2]) const {
-    SMOE_UNROLL
-    for (int b = 0; b < kBlocks; ++b) {
-      SMOE_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        s[b][half] = value(scale[b][half]) * mul;
-        if constexpr (asymmetric) z[b][half] = value(zero[b][half]);
-      }
-    }
-  }
-  SMOE_DEVICE void values(float (&s)[kBlocks][2], float (&z)[kBlocks][2]) const {
-    const int g = lane() / 4;
-    if (type == ScaleType::F32) {
-      values_of([](uint32_t word) { return bit_cast<float>(word); }, s, z);
-    } else if (type == ScaleType::F16) {
-      values_of([g](uint32_t word) { return to_float(f16{static_cast<uint16_t>(word >> g % 2 * 16)}); }, s, z);
-    } else {
-      values_of([g](uint32_t word) { return power_of_two(word >> g % 4 * 8 & 255u); }, s, z);
-    }
-  }
-};
 
 // Fragments of a k16 step.
 template <int kBlocks, int kPairs>

@@ -33,7 +33,7 @@ grouped_gemm_int8(GroupedGemmInt8Args args) {
     }
     // Once more, rather than in registers across the multiplication, which needs all of them.
     GroupedTile tile = tile_at<TN>(map, kGemmBlocks, prefix, index);
-    const WarpRows mine = code_warp_rows<TN>(tile.stop - tile.row0);
+    const WarpRows mine = int8_warp_rows<TN>(tile.stop - tile.row0);
     const int row0 = tile.row0 + mine.first;
     if (row0 + mine.count < tile.stop) tile.stop = row0 + mine.count;  // the rest is another warp's
     float* const scratch = reinterpret_cast<float*>(ring) + warp() * store_floats(S::kBlocks);
