@@ -101,7 +101,7 @@ Json run_prefill(BenchDevice& device, const Case& c, const Ceilings& ceilings, c
   if (c.hopper && !c.format.wgmma) return line.add("skipped", "not a format of the wgmma kernel");
   if (c.hopper && !device.has_wgmma()) return line.add("skipped", "this device has no wgmma");
   const int layers = effort.prefill_layers;
-  const int64_t scratch = MoeRig::prefill_bytes(c.shape, c.tokens) + 6 * layers * c.tokens * c.shape.hidden;
+  const int64_t scratch = MoeRig::prefill_bytes(c.shape, c.format, c.tokens) + 6 * layers * c.tokens * c.shape.hidden;
   const int sets = sets_for(device, c, layers, scratch + (int64_t{256} << 20));
   if (sets == 0) return line.add("skipped", "one set of weights does not fit the memory");
   MoeRig rig(device, c.shape, c.format, sets, layers, c.tokens);

@@ -122,8 +122,12 @@ int64_t MoeRig::expert_bytes(const MoeShape& s, const WeightFormatSpec& f) {
 int64_t MoeRig::set_bytes(const MoeShape& s, const WeightFormatSpec& f) {
   return s.experts * (expert_bytes(s, f) + 2 * s.hidden);
 }
-int64_t MoeRig::prefill_bytes(const MoeShape& s, int64_t tokens) {
-  return tokens * (s.k * (2 * s.width + 2 * s.hidden + 20) + 10 * s.hidden) + tokens / 32 * 4 * s.experts;
+int64_t MoeRig::prefill_bytes(const MoeShape& s, const WeightFormatSpec& f, int64_t tokens) {
+  const int64_t plans = tokens * s.k * 20 + tokens / 32 * 4 * s.experts;
+  if (!f.int8) return plans + tokens * (s.k * (2 * s.width + 2 * s.hidden) + 10 * s.hidden);
+  // h in f32 and in codes, y in f32; x in codes; a pair of scale and sum for each group of both.
+  const int64_t of_h = 5 * s.width + 8 * int8_groups(s.width, f.group) + 4 * s.hidden;
+  return plans + tokens * (s.k * of_h + 11 * s.hidden + 8 * int8_groups(s.hidden, f.group));
 }
 
 MoeRig::MoeRig(BenchDevice& device, const MoeShape& shape, const WeightFormatSpec& format, int sets, int layers,

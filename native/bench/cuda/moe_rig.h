@@ -62,7 +62,7 @@ class MoeRig {
   static int64_t expert_bytes(const MoeShape& shape, const WeightFormatSpec& format);
   static int64_t set_bytes(const MoeShape& shape, const WeightFormatSpec& format);
   // Scratch of a prefill, about: rows of h and y, plans.
-  static int64_t prefill_bytes(const MoeShape& shape, int64_t tokens);
+  static int64_t prefill_bytes(const MoeShape& shape, const WeightFormatSpec& format, int64_t tokens);
 
   void set_skew(Skew skew);
   // New inputs of every layer, hence new routing.
