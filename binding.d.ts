@@ -378,6 +378,8 @@ export class Decoder {
   readonly device: number
   readonly bytes: number
   readonly deviceBytes: number
+  /** Kept on the device between calls, as of the last one that ended. */
+  readonly deviceScratch: number
   /** Logits [T, V] ('all') or [1, V] ('last'). Without a cache a temporary one is used. */
   forward(
     ids: Int32Array,

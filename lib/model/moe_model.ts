@@ -204,22 +204,22 @@ export class MoeModel {
   }
 
   /**
-   * Bytes of packed weights and of the KV caches of running generations; and the sum of both, as far as it lies in host
-   * memory outside the JavaScript heap (native), and on the GPU (device).
+   * Bytes of packed weights, of the KV caches of running generations, and of what a GPU keeps between calls (scratch: it
+   * grows to what the longest call needed; 0 on the CPU, where the calls of a process share theirs); and the sum of all,
+   * as far as it lies in host memory outside the JavaScript heap (native), and on the GPU (device).
    */
-  memoryUsage(): { weights: number; kvCaches: number; native: number; device: number } {
-    if (this.#disposed) return { weights: 0, kvCaches: 0, native: 0, device: 0 }
-    const sum = (owners: readonly { bytes: number; deviceBytes: number }[]) => ({
-      native: owners.reduce((total, { bytes }) => total + bytes, 0),
-      device: owners.reduce((total, { deviceBytes }) => total + deviceBytes, 0),
-    })
-    const weights = sum([this.#decoder])
-    const caches = sum([...this.#caches])
+  memoryUsage(): { weights: number; kvCaches: number; scratch: number; native: number; device: number } {
+    if (this.#disposed) return { weights: 0, kvCaches: 0, scratch: 0, native: 0, device: 0 }
+    const { bytes, deviceBytes, deviceScratch } = this.#decoder
+    const caches = [...this.#caches]
+    const onHost = caches.reduce((total, cache) => total + cache.bytes, 0)
+    const onDevice = caches.reduce((total, cache) => total + cache.deviceBytes, 0)
     return {
-      weights: weights.native + weights.device,
-      kvCaches: caches.native + caches.device,
-      native: weights.native + caches.native,
-      device: weights.device + caches.device,
+      weights: bytes + deviceBytes,
+      kvCaches: onHost + onDevice,
+      scratch: deviceScratch,
+      native: bytes + onHost,
+      device: deviceBytes + onDevice + deviceScratch,
     }
   }
 

@@ -12,10 +12,10 @@ Napi::Function DecoderObject::define(Napi::Env env) {
       {StaticMethod<&DecoderObject::create>("create"), async_method<&DecoderObject::add_layer>("addLayer"),
        method<&DecoderObject::finish>("finish"), getter<&DecoderObject::bytes>("bytes"),
        getter<&DecoderObject::device>("device"), getter<&DecoderObject::device_bytes>("deviceBytes"),
-       async_method<&DecoderObject::forward>("forward"), async_method<&DecoderObject::step>("step"),
-       async_method<&DecoderObject::nll>("nll"), async_method<&DecoderObject::trace>("trace"),
-       method<&DecoderObject::counts>("counts"), method<&DecoderObject::reset_stats>("resetStats"),
-       method<&DecoderObject::dispose>("dispose")});
+       getter<&DecoderObject::device_scratch>("deviceScratch"), async_method<&DecoderObject::forward>("forward"),
+       async_method<&DecoderObject::step>("step"), async_method<&DecoderObject::nll>("nll"),
+       async_method<&DecoderObject::trace>("trace"), method<&DecoderObject::counts>("counts"),
+       method<&DecoderObject::reset_stats>("resetStats"), method<&DecoderObject::dispose>("dispose")});
 }
 
 DecoderObject::DecoderObject(const Napi::CallbackInfo& info) : TaggedObject(info) {
@@ -72,6 +72,10 @@ Napi::Value DecoderObject::device(const Napi::CallbackInfo& info) {
 
 Napi::Value DecoderObject::device_bytes(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), decoder_ == nullptr ? 0 : static_cast<double>(decoder_->device_bytes));
+}
+
+Napi::Value DecoderObject::device_scratch(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), decoder_ == nullptr ? 0 : static_cast<double>(decoder_->device_scratch));
 }
 
 Napi::Value DecoderObject::forward(const Napi::CallbackInfo& info) {

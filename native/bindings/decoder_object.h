@@ -9,6 +9,7 @@ struct NativeDecoder {
   Decoder decoder;  // layers are added on the JS thread; constant once `finished`; on a device without its weights
   std::unique_ptr<DeviceDecoder> device;  // null: on the CPU
   size_t device_bytes = 0;                // what JavaScript sees; the op thread may be adding a layer
+  size_t device_scratch = 0;              // kept between calls, as of the last one that ended
   bool finished = false;
   int pending_layers = 0;
   std::vector<uint64_t> counts;  // [MoE layers, max experts]; JS thread only
@@ -17,8 +18,8 @@ struct NativeDecoder {
   Sampler sampler;
   std::vector<float> step_logits;
 
-  // JS thread, after weights were added.
-  void report(Napi::BasicEnv env) { memory.set(env, decoder.bytes() + device_bytes); }
+  // JS thread, after weights were added or a call ended.
+  void report(Napi::BasicEnv env) { memory.set(env, decoder.bytes() + device_bytes + device_scratch); }
 };
 
 class DecoderObject : public TaggedObject<DecoderObject> {
@@ -42,6 +43,7 @@ class DecoderObject : public TaggedObject<DecoderObject> {
   Napi::Value bytes(const Napi::CallbackInfo& info);
   Napi::Value device(const Napi::CallbackInfo& info);
   Napi::Value device_bytes(const Napi::CallbackInfo& info);
+  Napi::Value device_scratch(const Napi::CallbackInfo& info);
   Napi::Value forward(const Napi::CallbackInfo& info);
   Napi::Value step(const Napi::CallbackInfo& info);
   Napi::Value nll(const Napi::CallbackInfo& info);

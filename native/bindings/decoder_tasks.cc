@@ -72,9 +72,19 @@ class DecoderTask : public AsyncTask {
     call.args.cancel = cancel();
     return call;
   }
+  virtual Status compute() = 0;
+  Status run() final {
+    const Status status = compute();
+    if (decoder_->device != nullptr) scratch_ = static_cast<int64_t>(decoder_->device->scratch_bytes());
+    return status;
+  }
   void finished(Napi::Env env, const Status& status) noexcept override {
     if (cache_.get() != nullptr) cache_->settle(env);
     cache_.release();
+    if (scratch_ >= 0) {
+      decoder_->device_scratch = static_cast<size_t>(scratch_);
+      decoder_->report(env);
+    }
     if (!status.ok()) return;
     for (size_t i = 0; i < counts_.size(); i++) decoder_->counts[i] += counts_[i];
   }
@@ -97,6 +107,7 @@ class DecoderTask : public AsyncTask {
   InUse<NativeKvCache> cache_;
   std::vector<uint64_t> counts_;
   std::vector<uint8_t> expert_bits_;  // [MoE layers, max experts] or empty
+  int64_t scratch_ = -1;              // what the device keeps after the call; -1: it did not run there
 };
 
 class ForwardTask : public DecoderTask {
@@ -114,7 +125,7 @@ class ForwardTask : public DecoderTask {
   }
 
  protected:
-  Status run() override {
+  Status compute() override {
     DecoderCall one = call();
     one.args.all_logits = all_;
     one.args.logits = logits_;
@@ -131,7 +142,7 @@ class StepTask : public DecoderTask {
   Sampling sampling;
 
  protected:
-  Status run() override { return call().step(sampling, &token_); }
+  Status compute() override { return call().step(sampling, &token_); }
   Napi::Value result(Napi::Env env) override { return Napi::Number::New(env, token_); }
 
  private:
@@ -153,7 +164,7 @@ class NllTask : public DecoderTask {
   }
 
  protected:
-  Status run() override {
+  Status compute() override {
     DecoderCall one = call();
     one.args.nll = nll_;
     one.args.targets = targets_.data();
@@ -170,7 +181,7 @@ class TraceTask : public ForwardTask {
   using ForwardTask::ForwardTask;
 
  protected:
-  Status run() override {
+  Status compute() override {
     DecoderCall one = call();
     one.args.all_logits = true;
     one.args.logits = logits_;

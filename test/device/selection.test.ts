@@ -74,14 +74,18 @@ test('a model shows where its weights and caches are', async () => {
   const loaded = model.memoryUsage()
   expect(loaded.weights).toBe(loaded.native + loaded.device)
   expect(loaded.native).toBeLessThan(loaded.weights / 20)
+  expect(loaded.scratch).toBe(0)
   for await (const _ of model.generate([1, 2, 3], { maxNewTokens: fewer(4, 1), ignoreEos: true })) {
     expect(model.memoryUsage().kvCaches).toBeGreaterThan(0)
   }
-  expect(model.memoryUsage().kvCaches).toBe(0)
+  const rested = model.memoryUsage()
+  expect(rested.kvCaches).toBe(0)
+  expect(rested.scratch).toBeGreaterThan(0)
+  expect(rested.device).toBe(loaded.device + rested.scratch)
   const call = model.forward([1, 2])
   model.dispose() // the call goes on
   expect((await call).shape).toEqual([2, model.vocab])
-  expect(model.memoryUsage()).toEqual({ weights: 0, kvCaches: 0, native: 0, device: 0 })
+  expect(model.memoryUsage()).toEqual({ weights: 0, kvCaches: 0, scratch: 0, native: 0, device: 0 })
 })
 
 test('what the backend does not do is refused by name', async () => {

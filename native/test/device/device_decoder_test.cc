@@ -142,9 +142,10 @@ TEST_CASE("calls of few tokens: in pieces, at once, cut into chunks: the same bi
     const Decoder model = tiny(options);
     const std::unique_ptr<DeviceDecoder> decoder = upload(model);
     const RouterConfig& router = model.layers[0].moe->config.router;
-    const int64_t few = precision == Precision::Fast ? DeviceMoeLayer::few_rows(router.experts, router.k) : 40;
+    const bool fast = precision == Precision::Fast;
+    const size_t few = fast ? static_cast<size_t>(DeviceMoeLayer::few_rows(router.experts, router.k)) : 40;
     REQUIRE((few > 9 && few <= 40));
-    const std::vector<int32_t> ids = random_ids(static_cast<int>(few), model.vocab, 5);
+    const std::vector<int32_t> ids = random_ids(few, model.vocab, 5);
     const std::vector<float> whole = DeviceSession(*decoder).logits(ids);
     CHECK(same_bits(whole, device_in_pieces(*decoder, ids, {1, 2, 9, few})));
     decoder->set_chunk_tokens(9);
