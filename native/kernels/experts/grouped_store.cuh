@@ -152,7 +152,8 @@ SMOE_DEVICE void store_group_of(const GroupedGemmArgs& args, const GroupedTile& 
   constexpr int kHalves = glu ? 1 : 2, kChunks = 4 * kBlocks * kHalves, kRows = 32 / kBlocks;  // rows of a pass
   constexpr int kMatrices = kRows / 8 * kBlocks * kHalves;                                     // of 8 x 8, one warp's
   static_assert(kRows * kChunks * 16 * 2 <= kGroupStore && kMatrices % 4 == 0, "two buffers, whole stmatrix");
-  const int mine = warp() % 4 * kBlocks, thread = tid() % 128;
+  const int mine = warp() % 4 * kBlocks;
+  const uint32_t thread = static_cast<uint32_t>(tid()) % 128;  // unsigned: divided by a shift
   const int64_t bias0 = off(tile.expert, args.features) + off(block + mine, glu ? 8 : 16) + lane() / 4;
   float bias[kBlocks][2];
   SMOE_UNROLL
@@ -193,8 +194,8 @@ SMOE_DEVICE void store_group_of(const GroupedGemmArgs& args, const GroupedTile& 
     }
     bar(1 + group, 128);  // what the last pass but one read lies behind the last pass's
     SMOE_UNROLL
-    for (int i = 0; i < kRows * kChunks; i += 128) {
-      const int t = (i + thread) / kChunks, c = (i + thread) % kChunks;
+    for (uint32_t i = 0; i < kRows * kChunks; i += 128) {
+      const int t = static_cast<int>((i + thread) / kChunks), c = static_cast<int>((i + thread) % kChunks);
       const int64_t feature = feature0 + 8 * c;
       if (row0 + t >= tile.stop || feature >= args.features) continue;
       stg(reinterpret_cast<U32x4*>(args.out.data + off(row0 + t, args.features) + feature),
