@@ -46,9 +46,9 @@ struct WideOperands {
   int atoms, chunks;  // along K
 };
 
-// Share `part` of the copies of a stage, of as many as it has k16 steps.
-template <class S>
-SMOE_DEVICE void copy_wide(const WideOperands<S>& in, int stage, int part, unsigned char* to) {
+// Share `part` of the copies of a stage, of as many as it has k16 steps. `in` may be that of a shape of more rows.
+template <class S, class Whole>
+SMOE_DEVICE void copy_wide(const WideOperands<Whole>& in, int stage, int part, unsigned char* to) {
   {
     const bool real = stage * S::kAtoms + tid() / 32 % S::kAtoms < in.atoms;
     const uint32_t at = real ? static_cast<uint32_t>(stage) * (S::kAtoms * 32) : 0;
@@ -70,20 +70,22 @@ SMOE_DEVICE void copy_wide(const WideOperands<S>& in, int stage, int part, unsig
 
 // Aims `in`, whose weights and x are those of the whole matrices, at the tile from row block `block0` of `blocks` on,
 // row_of(i) its rows, `stride` chunks apart; and copies the first stages. Nobody may be reading the ring.
-template <class S, class RowOf>
-SMOE_DEVICE void start_wide(WideOperands<S>* aimed, unsigned char* ring, int block0, int blocks, uint32_t stride,
+template <class S, class Whole, class RowOf>
+SMOE_DEVICE void start_wide(WideOperands<Whole>* aimed, unsigned char* ring, int block0, int blocks, uint32_t stride,
                             RowOf row_of) {
-  WideOperands<S>& in = *aimed;
-  in.weights += tid() % (S::kAtoms * 32);
-  in.x += tid() % S::kChunks;
+  static_assert(S::kWeightCopies == Whole::kWeightCopies && S::kRowCopies <= Whole::kRowCopies, "the same threads");
+  WideOperands<Whole>& in = *aimed;
+  const uint32_t thread = static_cast<uint32_t>(tid());  // unsigned: divided by shifts, nothing kept for them
+  in.weights += thread % (S::kAtoms * 32);
+  in.x += thread % S::kChunks;
   SMOE_UNROLL
   for (int i = 0; i < S::kWeightCopies; ++i) {
-    const int block = block0 + (tid() + i * kGemmThreads) / (S::kAtoms * 32);
+    const int block = block0 + static_cast<int>((thread + i * kGemmThreads) / (S::kAtoms * 32));
     in.block[i] = static_cast<uint32_t>(block < blocks ? block : blocks - 1) * static_cast<uint32_t>(in.atoms * 32);
   }
   SMOE_UNROLL
   for (int i = 0; i < S::kRowCopies; ++i) {
-    in.row[i] = static_cast<uint32_t>(row_of((tid() + i * kGemmThreads) / S::kChunks)) * stride;
+    in.row[i] = static_cast<uint32_t>(row_of(static_cast<int>((thread + i * kGemmThreads) / S::kChunks))) * stride;
   }
   SMOE_UNROLL
   for (int s = 0; s < S::kStages - 1; ++s) {
@@ -124,10 +126,12 @@ struct WideStep {
   }
 };
 
-// acc += the tile, after start_wide(). Leaves the ring to whoever comes next. Rows that are not real are multiplied
-// too: with branches that skipped them, DRAM was read 2.4 times as much on an H200 and Mixtral's block took 7 % longer.
-template <class S>
-SMOE_DEVICE void multiply_wide(const WideOperands<S>& in, unsigned char* ring, float (&acc)[S::kBlocks][S::kTiles][4]) {
+// acc += the tile, after start_wide() of the same shape. Leaves the ring to whoever comes next. Rows that are not real
+// are multiplied too: with branches that skipped them, DRAM was read 2.4 times as much on an H200 and Mixtral's block
+// took 7 % longer.
+template <class S, class Whole>
+SMOE_DEVICE void multiply_wide(const WideOperands<Whole>& in, unsigned char* ring,
+                               float (&acc)[S::kBlocks][S::kTiles][4]) {
   const int stages = (in.atoms + S::kAtoms - 1) / S::kAtoms;
   const int weights = warp() % S::kDown * S::kBlocks * S::kBlockBytes + lane() * 16;
   const int rows = S::kWeightBytes + (warp() / S::kDown * S::kTiles * 8 + lane() / 16 * 8 + lane() % 8) * S::kRowBytes;
