@@ -8,10 +8,10 @@
 // take an mma every 6.6 clk of a scheduler (645 TFLOP/s measured on an H200), in which it can issue as many
 // instructions of either of its two warps. So the loop over stages is one straight run but for the ends of groups: what
 // would be a branch is a copy of zeros past K, a row that repeats the last one, and a tile of half the rows where those
-// are enough. With few rows per expert memory sets the pace: at 4.5 TB/s on 132 SMs a scheduler has about 25 issue slots
-// for the 128 bytes of w4 that a row block has in a step, and of 32 rows they take 31 (23 without the ends of groups of
-// 128). What is in flight must then cover about 1 us, 34 KB of an SM: hence the deep ring. And what L2 delivers counts
-// codes and rows: 256 weight rows by 32 take 4 KB of rows for each 8 KB of w4.
+// are enough. With few rows per expert memory sets the pace: at 4.5 TB/s on 132 SMs a scheduler has about 25 issue
+// slots for the 128 bytes of w4 that a row block has in a step, and of 32 rows they take 31 (23 without the ends of
+// groups of 128). What is in flight must then cover about 1 us, 34 KB of an SM: hence the deep ring. And what L2
+// delivers counts codes and rows: 256 weight rows by 32 take 4 KB of rows for each 8 KB of w4.
 #pragma once
 
 #include "kernels/experts/gemm_wide.cuh"

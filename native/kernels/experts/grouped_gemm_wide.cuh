@@ -16,7 +16,7 @@ constexpr int kWideRing = WideShape<TN, kAtoms>::kBytes > WideHalf<TN, kAtoms>::
 template <int TN, int kAtoms>
 constexpr int kWideShared = kWideRing<TN, kAtoms> + 8 * kTransposeBytes;
 
-// What a tile's rows are, and then visit(its shape).
+// visit(shape of the tile).
 template <int TN, int kAtoms, class Visit>
 SMOE_DEVICE void with_shape(const GroupedTile& tile, Visit visit) {
   if constexpr (TN == 128) {

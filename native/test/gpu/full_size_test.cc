@@ -146,7 +146,7 @@ TEST_CASE("full size: bits of the MoE block, from run to run and in every batch"
       CAPTURE(format.name);
       const int64_t tokens = emulated(device) ? 100 : 4096;
       const size_t needed =
-          static_cast<size_t>(MoeRig::set_bytes(shape, format) + MoeRig::prefill_bytes(shape, tokens));
+          static_cast<size_t>(MoeRig::set_bytes(shape, format) + MoeRig::prefill_bytes(shape, format, tokens));
       if (device.memory_free() < needed + kMargin) {
         MESSAGE("skipped: not enough memory on the device");
         continue;
@@ -169,7 +169,7 @@ TEST_CASE("full size: rows past the element 2^31") {
   const MoeShape shape = shapes_for(device).front();
   const int64_t tokens = emulated(device) ? 200 : 140000;
   const WeightFormatSpec& format = bench_formats().front();
-  if (device.memory_free() < static_cast<size_t>(MoeRig::prefill_bytes(shape, tokens)) + 2 * kMargin) {
+  if (device.memory_free() < static_cast<size_t>(MoeRig::prefill_bytes(shape, format, tokens)) + 2 * kMargin) {
     MESSAGE("skipped: not enough memory on the device");
     return;
   }
