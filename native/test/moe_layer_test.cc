@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "backend.h"
+#include "layer/device_moe_layer.h"
 #include "layer/reference.h"
 #include "moe_layer_support.h"
 

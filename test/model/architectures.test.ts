@@ -4,7 +4,7 @@ import { readArchitecture } from '../../lib/checkpoint/describe'
 import { deviceIndex } from '../../lib/device'
 import { loadDecoder } from '../../lib/model/load'
 import { native } from '../../lib/native'
-import { emulated, fewer } from '../helpers/device'
+import { emulated, fewer, onCuda } from '../helpers/device'
 import { relativeError } from '../helpers/numbers'
 import { hf, quantized } from '../helpers/paths'
 import { readReference } from '../helpers/safetensors'
@@ -87,13 +87,16 @@ describe.each(fixtures)('$name', ({ dir, bf16, moeLayers, router }) => {
         precision,
         device: deviceIndex('auto'),
       })
-      const whole = await decoder.forward(ids, undefined, 'all')
+      // On a GPU calls of one kind agree with each other: here of fewer than eight tokens per expert, of eight experts and
+      // three per token.
+      const tokens = onCuda ? 21 : 24
+      const whole = await decoder.forward(ids.subarray(0, tokens), undefined, 'all')
       const cache = new (native().KvCache)(decoder, 64)
       let position = 0
       // Past the window of 8 in pieces that end before, on and after it.
-      for (const end of [1, 7, 8, 9, 17, 23, 24]) {
+      for (const end of [1, 7, 8, 9, 17, tokens - 1, tokens]) {
         const part = await decoder.forward(ids.subarray(position, end), cache, 'all')
-        const width = whole.length / ids.length
+        const width = whole.length / tokens
         expect(part).toEqual(whole.subarray(position * width, end * width))
         position = end
       }
