@@ -11,7 +11,7 @@ namespace smoe::cu {
 template <int TN, int kAtoms>
 constexpr int kWideCodesShared = kCodeRingBytes<TN, kAtoms> + 8 * kTransposeBytes;
 
-// acc += a tile of a matrix of bf16 parts, one after the other. Rows of `in` are set.
+// acc += a tile of a matrix of bf16 parts, one after the other.
 template <int TN, int kAtoms, class RowOf>
 SMOE_DEVICE void multiply_bf16_parts(const GroupedGemmArgs& args, const AtomMatrix& matrix, int block0, int blocks,
                                      RowOf row_of, unsigned char* ring,
