@@ -18,8 +18,9 @@ struct Planes {
 // order of their parts. In the others a code stands for a value that bf16 holds exactly:
 // W8 u - 128, W4 u - 8, T2 u - 1, F8 and Mxfp4 the float; an element is mul * scale * (value - zero). Which formats of
 // formats/quantized.h are kept as which, kernels/experts/pack_atoms.h says; atoms are in kernels/experts/atoms*.h.
-enum class AtomFormat : int { Bf16 = 0, Bf16x3 = 1, W8 = 2, W4 = 3, T2 = 4, F8 = 5, Mxfp4 = 6 };
-constexpr int kAtomFormats = 7;
+// Signs, 2u - 1, is the format of residual planes alone.
+enum class AtomFormat : int { Bf16 = 0, Bf16x3 = 1, W8 = 2, W4 = 3, T2 = 4, F8 = 5, Mxfp4 = 6, Signs = 7 };
+constexpr int kAtomFormats = 7;  // that a matrix may be of
 
 // Element of a scale or zero plane. E8m0: a byte e that stands for 2^(e - 127), scales only.
 enum class ScaleType : int { F32 = 0, F16 = 1, E8m0 = 2 };
@@ -36,6 +37,10 @@ struct AtomMatrix {
   ScaleType scale_type = ScaleType::F32;
   int group = 0;  // columns per scale, a multiple of 32 (Mxfp4: of 16); 0: one per row
   float mul = 1;  // factor of every scale
+  // Bit-nested matrices: the residual planes, matrices of Signs of the same size and groups that are added to this one.
+  // A reader may take the first few. Kernels of experts alone know them (nested_planes.cuh).
+  const AtomMatrix* planes = nullptr;  // [plane_count] on the device
+  int plane_count = 0;
 };
 
 // Keys and values of one sequence in pages of kPageTokens positions, so that growing moves nothing and a captured graph

@@ -54,7 +54,11 @@ struct DeviceDecoder::State {
   DeviceRows step_rows, chunk_rows;
   DeviceBuffer results;  // int32_t token; uint64_t counts [MoE layers, max_experts()] from kCountsAt on
   DeviceBuffer trace;
-  DeviceBuffer table;  // of the pages of the cache that the last call used
+  // Of a model with residual planes: how many of them a call reads, [MoE layers, max_experts()]. At one place for every
+  // call, because graphs read it.
+  DeviceBuffer expert_planes;
+  std::vector<int32_t> planes_sent;  // what is there
+  DeviceBuffer table;                // of the pages of the cache that the last call used
   size_t table_pages = 0, table_used = 0;
   uint64_t table_owner = 0;
   DeviceGraph graphs[kStepTokens];  // by number of tokens, less one
@@ -82,6 +86,7 @@ struct DeviceDecoder::State {
   Status prepare(const Call& call);
   Status reserve_rows(int64_t tokens, int64_t* most);
   Status use_pages(const DeviceKvCache& cache);
+  Status send_planes(const uint8_t* expert_bits);
   Status send_input(const DeviceRows& rows, const Call& call, int64_t first, int64_t tokens);
   Status run_piece(const Call& call, int64_t first, int64_t tokens);
   Status run_pieces(const Call& call);
@@ -95,6 +100,8 @@ void DeviceDecoder::State::release_scratch() {
   chunk_rows.release();
   results.release();
   trace.release();
+  expert_planes.release();
+  planes_sent.clear();
   chunk_possible = 0;
 }
 
@@ -104,8 +111,8 @@ Status DeviceDecoder::State::check_args(const Decoder::Forward& args, const Devi
   if (cache.device() != model.device || !(cache.shape() == model.cache_shape())) {
     return error(Code::InvalidArgument, "the KV cache was made for another model, precision or device");
   }
-  if (args.expert_bits != nullptr) {
-    return error(Code::InvalidArgument, "bits per expert cannot be chosen per call on a CUDA device");
+  for (const DeviceLayer& layer : model.layers) {
+    if (args.expert_bits != nullptr && layer.moe != nullptr) SMOE_RETURN_IF_ERROR(layer.moe->check_expert_bits());
   }
   return check_tokens(model.shape, args);
 }
@@ -130,8 +137,25 @@ Status DeviceDecoder::State::prepare(const Call& call) {
     SMOE_RETURN_IF_ERROR(device().allocate(DeviceTrace::bytes_for(model, most), &trace));
     size_traces(model.shape, tokens, call.args.trace);
   }
+  SMOE_RETURN_IF_ERROR(send_planes(call.args.expert_bits));
   if (call.args.expert_counts == nullptr) return Status();
   return device().fill(counts(), 0, counts_bytes());
+}
+
+Status DeviceDecoder::State::send_planes(const uint8_t* expert_bits) {
+  const bool nested = std::any_of(model.layers.begin(), model.layers.end(),
+                                  [](const DeviceLayer& layer) { return layer.moe != nullptr && layer.moe->nested(); });
+  if (!nested) return Status();
+  const int64_t count = model.shape.moe_layers() * model.shape.max_experts();
+  std::vector<int32_t> planes(static_cast<size_t>(count), kAllPlanes);
+  if (expert_bits != nullptr) DeviceMoeLayer::planes_of_bits(expert_bits, count, planes.data());
+  if (planes == planes_sent) return Status();
+  planes_sent.clear();
+  const size_t bytes = planes.size() * sizeof(int32_t);
+  if (expert_planes.bytes() == 0) SMOE_RETURN_IF_ERROR(device().allocate(bytes, &expert_planes));
+  SMOE_RETURN_IF_ERROR(device().copy_in(expert_planes.data(), planes.data(), bytes));
+  planes_sent = std::move(planes);
+  return Status();
 }
 
 // Rows for the longest piece of so many tokens; in a nearly full memory, for shorter pieces than usual.
@@ -199,6 +223,7 @@ Status DeviceDecoder::State::run_piece(const Call& call, int64_t first, int64_t 
   layers.pass.pages = table.as<void*>();
   layers.rows = &rows;
   layers.expert_counts = counts();
+  layers.expert_planes = expert_planes.as<int32_t>();
   layers.cancel = args.cancel;
   Chunk chunk;
   chunk.x = rows.x;
@@ -306,7 +331,7 @@ size_t DeviceDecoder::bytes() const { return state_->model.bytes(); }
 
 size_t DeviceDecoder::scratch_bytes() const {
   return state_->step_rows.bytes() + state_->chunk_rows.bytes() + state_->results.bytes() + state_->trace.bytes() +
-         state_->table.bytes();
+         state_->table.bytes() + state_->expert_planes.bytes();
 }
 
 std::unique_ptr<DeviceKvCache> DeviceDecoder::make_cache(int64_t capacity) const {

@@ -41,8 +41,7 @@ class DeviceDecoder {
   // size, which have more than kFewRows tokens when that is more than 2 * kFewRows.
   void set_chunk_tokens(int64_t most);
 
-  // As Decoder::forward(); args.cache is not read, `cache` is what it was. args.expert_bits is refused: experts lie on
-  // the device at all their bits.
+  // As Decoder::forward(); args.cache is not read, `cache` is what it was.
   Status forward(const Decoder::Forward& args, DeviceKvCache& cache);
   // The tokens, then one drawn from the last logits; -1: nothing to choose from, the cache is as it was. Up to
   // kStepTokens tokens without logits, nll or trace: from the second such call on the launches are replayed from a

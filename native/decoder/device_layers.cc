@@ -85,6 +85,7 @@ Status enqueue_moe(const DeviceModel& model, const DeviceLayersArgs& args, size_
   moe.step.first = moe_index == 0;
   moe.state = rows.state;
   if (args.expert_counts != nullptr) moe.expert_counts = args.expert_counts + moe_index * model.shape.max_experts();
+  if (args.expert_planes != nullptr) moe.expert_planes = args.expert_planes + moe_index * model.shape.max_experts();
   if (args.trace != nullptr) SMOE_RETURN_IF_ERROR(args.trace->begin(moe_index, &moe));
   SMOE_RETURN_IF_ERROR(model.layers[index].moe->enqueue(moe, rows.moe));
   return args.trace != nullptr ? args.trace->end(moe) : Status();

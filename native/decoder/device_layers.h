@@ -8,10 +8,11 @@ namespace smoe {
 
 struct DeviceLayersArgs {
   DevicePass pass;
-  const DeviceRows* rows = nullptr;    // of pass.rows at least
-  uint64_t* expert_counts = nullptr;   // on the device, [MoE layers, max_experts()], added to
-  DeviceTrace* trace = nullptr;        // or null
-  const CancelFlag* cancel = nullptr;  // polled between layers
+  const DeviceRows* rows = nullptr;        // of pass.rows at least
+  uint64_t* expert_counts = nullptr;       // on the device, [MoE layers, max_experts()], added to
+  const int32_t* expert_planes = nullptr;  // as expert_counts: DeviceMoeLayer::Rows::expert_planes, or null: all
+  DeviceTrace* trace = nullptr;            // or null
+  const CancelFlag* cancel = nullptr;      // polled between layers
   bool head_wanted = false;
   DeviceHeadArgs head;
 };

@@ -79,6 +79,12 @@ Status upload_blocks(Device& device, int64_t rows, int64_t cols, int64_t blocks,
 
 }  // namespace
 
+size_t DeviceMatrix::bytes() const {
+  size_t total = storage.bytes() + scales.bytes() + zeros.bytes() + plane_table.bytes();
+  for (const DeviceMatrix& plane : planes) total += plane.bytes();
+  return total;
+}
+
 int activation_parts(Precision precision) { return precision == Precision::Exact ? 3 : 1; }
 
 Status upload_matrix(Device& device, const PackedMatrix& from, Precision precision, ThreadPool& pool,

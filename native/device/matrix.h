@@ -15,9 +15,11 @@ struct DeviceMatrix {
   DeviceBuffer storage, scales, zeros;
   cu::AtomMatrix view;  // points into the buffers
   int64_t rows = 0, cols = 0;
+  std::vector<DeviceMatrix> planes;  // residual planes (nested_matrix.h)
+  DeviceBuffer plane_table;          // their views
 
   bool empty() const { return rows == 0; }
-  size_t bytes() const { return storage.bytes() + scales.bytes() + zeros.bytes(); }
+  size_t bytes() const;
 };
 
 // How many planes activations have under a precision: 1, or 3 in exact.

@@ -160,12 +160,20 @@ void unpack_codes(const PackedMatrix& matrix, int64_t row, uint8_t* codes) {
               codes);
 }
 
-void unpack_scales(const PackedMatrix& matrix, int64_t row, float* scales, float* zeros) {
+void unpack_plane(const PackedMatrix& matrix, int plane, int64_t row, uint8_t* bits) {
+  const int64_t padded = matrix.chunks() * matrix.chunk_cols();
+  // The base has 64 bytes per 16 columns, a plane per 32.
+  const unsigned char* const masks = matrix.tile(row / kTileRows) + padded * 4 + padded * 2 * (plane - 1);
+  planes::unpack<planes::Masks>(masks, static_cast<int>(row % kTileRows), padded, bits);
+}
+
+void unpack_scales(const PackedMatrix& matrix, int64_t row, float* scales, float* zeros, int plane) {
   const int64_t tile = row / kTileRows;
   const void* const own_zeros = matrix.tile_zeros(tile);
   for (int64_t group = 0; group < matrix.groups(); ++group) {
     const size_t at = static_cast<size_t>(group * kTileRows + row % kTileRows);
-    scales[group] = load_plane_value(matrix.tile_scales(tile), at, matrix.scale_type);
+    const size_t of_plane = at + static_cast<size_t>(plane * matrix.groups() * kTileRows);
+    scales[group] = load_plane_value(matrix.tile_scales(tile), of_plane, matrix.scale_type);
     if (zeros == nullptr) continue;
     zeros[group] = own_zeros == nullptr ? 0 : load_plane_value(own_zeros, at, matrix.zero_type);
   }
@@ -185,9 +193,8 @@ void unpack_quantized_row(const PackedMatrix& matrix, int64_t row, float* out) {
     if (const void* zeros = matrix.tile_zeros(tile)) value -= load_plane_value(zeros, at(0, k), matrix.zero_type);
     out[k] = value * (load_plane_value(matrix.tile_scales(tile), at(0, k), matrix.scale_type) * matrix.mul);
   }
-  const unsigned char* masks = matrix.tile(tile) + padded * 4;  // the base: 64 bytes per 16 columns
-  for (int plane = 1; plane <= matrix.planes; ++plane, masks += padded * 2) {
-    planes::unpack<planes::Masks>(masks, lane, padded, codes.data());
+  for (int plane = 1; plane <= matrix.planes; ++plane) {
+    unpack_plane(matrix, plane, row, codes.data());
     for (int64_t k = 0; k < matrix.cols; ++k) {
       const float scale = load_plane_value(matrix.tile_scales(tile), at(plane, k), matrix.scale_type) * matrix.mul;
       out[k] += codes[static_cast<size_t>(k)] != 0 ? scale : -scale;

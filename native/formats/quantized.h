@@ -44,10 +44,11 @@ Status pack_quantized(const QuantizedMatrix& matrix, PackedMatrix* out);
 // unpack_row() for quantized formats: the same values as dequantize_row's.
 void unpack_quantized_row(const PackedMatrix& matrix, int64_t row, float* out);
 
-// The way back, for other layouts: the codes of a row, without residual planes, padded to chunks() * chunk_cols();
-// and, per group, its scales as stored and its zero points less the format's own (zeros: null where not wanted; 0 where
-// the matrix is symmetric).
+// The way back, for other layouts: the codes of a row, or the bits of one of its residual planes (1..planes), padded to
+// chunks() * chunk_cols(); and, per group, its scales as stored and its zero points less the format's own (zeros: null
+// where not wanted; 0 where the matrix is symmetric). plane 0: of the codes.
 void unpack_codes(const PackedMatrix& matrix, int64_t row, uint8_t* codes);
-void unpack_scales(const PackedMatrix& matrix, int64_t row, float* scales, float* zeros);
+void unpack_plane(const PackedMatrix& matrix, int plane, int64_t row, uint8_t* bits);
+void unpack_scales(const PackedMatrix& matrix, int64_t row, float* scales, float* zeros, int plane = 0);
 
 }  // namespace smoe

@@ -1,6 +1,7 @@
 // DeviceMoeLayer::forward(): a call with host memory as passes over chunks of its rows.
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "core/buffer.h"
 #include "device/arena.h"
@@ -84,6 +85,7 @@ struct CallMemory {
   cu::Planes planes;
   cu::RoutingOut routing;  // chosen, or given
   uint64_t* counts = nullptr;
+  int32_t* planes_read = nullptr;
   unsigned char* scratch = nullptr;
   size_t bytes = 0;
 };
@@ -104,6 +106,11 @@ class Call {
     m_ = lay_out(chunk, memory_.data());
     SMOE_RETURN_IF_ERROR(device_.fill(m_.scratch, 0, DeviceMoeLayer::kScratchZeros));
     if (m_.counts != nullptr) SMOE_RETURN_IF_ERROR(device_.fill(m_.counts, 0, count_bytes()));
+    if (m_.planes_read != nullptr) {
+      std::vector<int32_t> planes(static_cast<size_t>(experts()));
+      DeviceMoeLayer::planes_of_bits(args_.expert_bits, experts(), planes.data());
+      SMOE_RETURN_IF_ERROR(device_.copy_in(m_.planes_read, planes.data(), planes.size() * sizeof(int32_t)));
+    }
     for (int64_t first = 0; first < args_.tokens; first += chunk) {
       if (cancelled(args_.cancel)) return Status(Code::Cancelled, "cancelled");
       SMOE_RETURN_IF_ERROR(run_chunk(first, std::min(chunk, args_.tokens - first)));
@@ -136,6 +143,7 @@ class Call {
     if (args_.router_logits != nullptr) m.logits = arena.take<float>(rows * experts());
     m.routing = {arena.take<int32_t>(rows * slots_), arena.take<float>(rows * slots_), arena.take<int32_t>(rows)};
     if (args_.expert_counts != nullptr && args_.routing == nullptr) m.counts = arena.take<uint64_t>(experts());
+    if (args_.expert_bits != nullptr && layer_.nested()) m.planes_read = arena.take<int32_t>(experts());
     m.scratch = arena.take<unsigned char>(static_cast<int64_t>(DeviceMoeLayer::scratch_bytes(layer_, rows, slots_)));
     m.bytes = arena.bytes();
     return m;
@@ -175,6 +183,7 @@ class Call {
     pass.router_logits = m_.logits;
     pass.update_out = m_.update;
     pass.expert_counts = m_.counts;
+    pass.expert_planes = m_.planes_read;
     SMOE_RETURN_IF_ERROR(layer_.enqueue(pass, m_.scratch));
     SMOE_RETURN_IF_ERROR(copy_out(first, rows));
     return device_.synchronize();
@@ -279,11 +288,7 @@ class Call {
 
 Status DeviceMoeLayer::forward(const MoeLayer::Forward& args) {
   const DeviceMoeWeights& w = *weights_;
-  if (args.expert_bits != nullptr && w.nested) {
-    return error(Code::InvalidArgument,
-                 "expert bits: the CUDA backend decodes bit-nested experts (wn) when they are loaded and cannot read "
-                 "them in part; use device \"cpu\"");
-  }
+  if (args.expert_bits != nullptr) SMOE_RETURN_IF_ERROR(check_expert_bits());
   if (args.routing != nullptr) {
     if (args.routing->slots > kMaxSlots) {
       return error(Code::InvalidArgument, "routing has %d slots, at most %d are supported", args.routing->slots,

@@ -22,6 +22,18 @@ size_t DeviceMoeLayer::bytes() const { return weights_->bytes(); }
 int64_t DeviceMoeLayer::row_width() const { return weights_->hidden; }
 int64_t DeviceMoeLayer::few_rows() const { return weights_->few_rows(); }
 int DeviceMoeLayer::activation_parts() const { return weights_->parts; }
+bool DeviceMoeLayer::nested() const { return weights_->experts.nested; }
+
+Status DeviceMoeLayer::check_expert_bits() const {
+  if (!weights_->experts.decoded_nested) return Status();
+  return error(Code::InvalidArgument,
+               "expert bits: a bit-nested expert (wn) lies decoded on the device, because its gate and up projections "
+               "differ in format or its columns are odd, and cannot be read in part; use device \"cpu\"");
+}
+
+void DeviceMoeLayer::planes_of_bits(const uint8_t* bits, int64_t count, int32_t* planes) {
+  for (int64_t e = 0; e < count; ++e) planes[e] = bits[e] > 2 ? bits[e] - 2 : 0;
+}
 
 size_t DeviceMoeLayer::scratch_bytes(const DeviceMoeLayer& layer, int64_t tokens, int slots) {
   const int64_t few = std::min(tokens, layer.weights_->few_rows());

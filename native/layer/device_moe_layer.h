@@ -37,6 +37,13 @@ class DeviceMoeLayer {
     return rows < 8 ? 8 : rows < cu::kDispatchMaxTokens ? rows : cu::kDispatchMaxTokens;
   }
 
+  // Whether some expert has residual planes, of which Rows::expert_planes says how many are read; and refuses bits per
+  // expert where a bit-nested expert lies decoded.
+  bool nested() const;
+  Status check_expert_bits() const;
+  // Planes for `bits` of each of `count` experts (MoeLayer::Forward::expert_bits).
+  static void planes_of_bits(const uint8_t* bits, int64_t count, int32_t* planes);
+
   // As MoeLayer::forward(), host memory in and out. A failure leaves out and the states undefined, the device usable
   // unless it is lost.
   Status forward(const MoeLayer::Forward& args);
@@ -53,6 +60,7 @@ class DeviceMoeLayer {
     const int32_t* given_ids = nullptr;    // [T, given_slots]: given assignments, or null: route. Distinct in a token
     const float* given_weights = nullptr;  // [T, given_slots]
     int given_slots = 0;
+    const int32_t* expert_planes = nullptr;  // [E] residual planes of an expert that are read, or null: all
     ResidualStep step;
     ResidualState state;             // device pointers
     float* out = nullptr;            // [T, H]; may be residual

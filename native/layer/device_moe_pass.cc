@@ -158,6 +158,7 @@ cu::DownCombineArgs DeviceMoePass::down_args() const {
   args.experts = w_.experts.experts;
   args.weight_on_input = on_input();
   args.bf16_only = w_.bf16_only(w_.experts);
+  args.nested = nested(w_.experts);
   args.num_tokens = num_tokens_;
   args.max_tokens = static_cast<int>(rows_.max_tokens);
   args.slots = slots_;
@@ -278,6 +279,7 @@ cu::GateUpArgs DeviceMoePass::gate_up_args(const DeviceFfn& ffn, const cu::Dispa
   args.activation = w_.config.activation;
   args.weight_on_input = on_input() && &ffn == &w_.experts;
   args.bf16_only = w_.bf16_only(ffn);
+  args.nested = nested(ffn);
   args.max_tokens = static_cast<int>(rows_.max_tokens);
   args.slots = &ffn == &w_.experts ? slots_ : 1;
   args.blocks = grid();
@@ -304,6 +306,7 @@ cu::GroupedGemmArgs DeviceMoePass::any_gemm(const DeviceFfn& ffn, const int32_t*
   args.max_rows = most;
   args.max_groups = static_cast<int>(std::min<int64_t>(ffn.experts, most));
   args.bf16_only = w_.bf16_only(ffn);
+  args.nested = nested(ffn);
   args.no_codes = ffn.no_codes;
   args.blocks = w_.device->info().sms;
   return args;

@@ -28,6 +28,7 @@ class DeviceMoePass {
   const int32_t* ids() const { return given() ? rows_.given_ids : routing_.ids; }
   const float* slot_weights() const { return given() ? rows_.given_weights : routing_.weights; }
   const float* shared_scale() const { return w_.shared_gate.bytes() != 0 ? s_.shared_routing.weights : nullptr; }
+  cu::NestedRead nested(const DeviceFfn& ffn) const { return {ffn.nested, rows_.expert_planes}; }
   cu::DispatchBits counted(cu::DispatchBits plan) const;
   cu::Planes units(const DeviceFfn& ffn, int slots) const;
 

@@ -1,7 +1,9 @@
 #include "layer/device_moe_weights.h"
 
 #include <algorithm>
+#include <initializer_list>
 
+#include "device/nested_matrix.h"
 #include "kernels/experts/int8_args.h"
 #include "kernels/route/route_args.h"
 
@@ -9,11 +11,6 @@ namespace smoe {
 namespace {
 
 int64_t padded(int64_t size, int64_t unit) { return (size + unit - 1) / unit * unit; }
-
-bool is_nested(const ExpertWeights& expert) {
-  return expert.gate.format == WeightFormat::WN || expert.up.format == WeightFormat::WN ||
-         expert.down.format == WeightFormat::WN;
-}
 
 // One bias of every expert, [experts, width], zero where an expert has none or is narrower; empty when none has one.
 Status upload_biases(Device& device, const std::vector<ExpertWeights>& from, std::vector<float> ExpertWeights::* bias,
@@ -38,7 +35,9 @@ Status upload_table(Device& device, const std::vector<DeviceMatrix>& matrices, D
   return upload_bytes(device, views.data(), views.size() * sizeof(cu::AtomMatrix), out);
 }
 
-bool integers(const DeviceMatrix& matrix) { return cu::int8_format(matrix.view.format); }
+bool integers(const DeviceMatrix& matrix) {
+  return cu::int8_format(matrix.view.format) && matrix.view.plane_count == 0;
+}
 
 Status refuse_int8(const PackedMatrix& matrix, size_t expert, const char* tensor) {
   return error(
@@ -75,24 +74,80 @@ Status plan_int8(const MoeLayerConfig& config, DeviceFfn* ffn) {
   return Status();
 }
 
-// integers_only: refuses, by name, matrices that int8 activations cannot be multiplied by.
+// Matrices of one expert, or of the shared one. Routed experts keep residual planes, which the kernels for dispatched
+// rows know; the shared expert's linear maps do not.
+class ExpertUpload {
+ public:
+  ExpertUpload(Device& device, const MoeLayerConfig& config, int64_t hidden, bool routed, ThreadPool& pool,
+               const CancelFlag* cancel, DeviceFfn* ffn)
+      : device_(device), config_(config), hidden_(hidden), routed_(routed), pool_(pool), cancel_(cancel), ffn_(ffn) {}
+
+  // Gate and up, or up alone.
+  Status up(const ExpertWeights& from, DeviceMatrix* out) {
+    const PackedMatrix &gate = from.gate, &up = from.up;
+    const int64_t width = ffn_->width;
+    bool kept = false;
+    if (!config_.glu) {
+      if (routed_) SMOE_RETURN_IF_ERROR(upload_nested_padded(device_, up, width, hidden_, pool_, cancel_, out, &kept));
+      if (!kept) {
+        SMOE_RETURN_IF_ERROR(upload_padded(device_, up, width, hidden_, config_.precision, pool_, cancel_, out));
+      }
+      return uploaded({&up}, *out, kept);
+    }
+    if (routed_) {
+      SMOE_RETURN_IF_ERROR(upload_nested_gate_up_padded(device_, gate, up, width, hidden_, pool_, cancel_, out, &kept));
+    }
+    if (!kept) {
+      SMOE_RETURN_IF_ERROR(
+          upload_gate_up_padded(device_, gate, up, width, hidden_, config_.precision, pool_, cancel_, out));
+    }
+    return uploaded({&gate, &up}, *out, kept);
+  }
+  Status down(const ExpertWeights& from, DeviceMatrix* out) {
+    bool kept = false;
+    if (routed_) {
+      SMOE_RETURN_IF_ERROR(upload_nested_padded(device_, from.down, hidden_, ffn_->width, pool_, cancel_, out, &kept));
+    }
+    if (!kept) {
+      SMOE_RETURN_IF_ERROR(
+          upload_padded(device_, from.down, hidden_, ffn_->width, config_.precision, pool_, cancel_, out));
+    }
+    return uploaded({&from.down}, *out, kept);
+  }
+
+ private:
+  Status uploaded(std::initializer_list<const PackedMatrix*> from, const DeviceMatrix& to, bool kept) {
+    ffn_->nested = ffn_->nested || to.view.plane_count > 0;
+    for (const PackedMatrix* matrix : from) {
+      ffn_->decoded_nested = ffn_->decoded_nested || (!kept && matrix->format == WeightFormat::WN);
+    }
+    return Status();
+  }
+
+  Device& device_;
+  const MoeLayerConfig& config_;
+  int64_t hidden_;
+  bool routed_;
+  ThreadPool& pool_;
+  const CancelFlag* cancel_;
+  DeviceFfn* ffn_;
+};
+
+// Under int8 activations the routed experts' matrices must be of integers; others are refused by name.
 Status upload_ffn(Device& device, const std::vector<ExpertWeights>& from, const MoeLayerConfig& config, int64_t hidden,
-                  bool integers_only, ThreadPool& pool, const CancelFlag* cancel, DeviceFfn* out) {
+                  bool routed, ThreadPool& pool, const CancelFlag* cancel, DeviceFfn* out) {
+  const bool integers_only = routed && config.activations == Activations::Int8;
   out->experts = static_cast<int>(from.size());
   for (const ExpertWeights& expert : from) {
     out->width = std::max(out->width, padded(expert.up.rows, config.glu ? 8 : 16));
   }
+  ExpertUpload upload(device, config, hidden, routed, pool, cancel, out);
   for (const ExpertWeights& expert : from) {
     DeviceMatrix up, down;
-    if (config.glu) {
-      SMOE_RETURN_IF_ERROR(upload_gate_up_padded(device, expert.gate, expert.up, out->width, hidden, config.precision,
-                                                 pool, cancel, &up));
-    } else {
-      SMOE_RETURN_IF_ERROR(upload_padded(device, expert.up, out->width, hidden, config.precision, pool, cancel, &up));
-    }
+    SMOE_RETURN_IF_ERROR(upload.up(expert, &up));
     const size_t index = out->down.size();
     if (integers_only && !integers(up)) return refuse_int8(expert.up, index, config.glu ? "gate and up" : "up");
-    SMOE_RETURN_IF_ERROR(upload_padded(device, expert.down, hidden, out->width, config.precision, pool, cancel, &down));
+    SMOE_RETURN_IF_ERROR(upload.down(expert, &down));
     if (integers_only && !integers(down)) return refuse_int8(expert.down, index, "down");
     out->gate_up.push_back(std::move(up));
     out->down.push_back(std::move(down));
@@ -134,14 +189,12 @@ Status upload_moe_weights(std::shared_ptr<Device> device, const MoeLayer& from, 
   made.config = from.config;
   made.hidden = hidden;
   made.parts = activation_parts(from.config.precision);
-  for (const ExpertWeights& expert : from.experts) made.nested = made.nested || is_nested(expert);
   Device& on = *made.device;
   made.router_f32 = from.router_weight.format != WeightFormat::BF16;
   SMOE_RETURN_IF_ERROR(upload_rows(on, from.router_weight, hidden, &made.router));
   SMOE_RETURN_IF_ERROR(upload_floats(on, from.router_bias, &made.router_bias));
   SMOE_RETURN_IF_ERROR(upload_floats(on, from.model_bias, &made.select_bias));
-  SMOE_RETURN_IF_ERROR(upload_ffn(on, from.experts, from.config, hidden, from.config.activations == Activations::Int8,
-                                  pool, cancel, &made.experts));
+  SMOE_RETURN_IF_ERROR(upload_ffn(on, from.experts, from.config, hidden, true, pool, cancel, &made.experts));
   if (!from.shared.empty()) {
     SMOE_RETURN_IF_ERROR(upload_ffn(on, from.shared, from.config, hidden, false, pool, cancel, &made.shared));
     const int32_t zeros[cu::kDispatchMaxTokens] = {};

@@ -13,11 +13,13 @@ namespace smoe {
 // Experts of one width; narrower ones are padded with zero rows and columns.
 struct DeviceFfn {
   int experts = 0;
-  int64_t width = 0;        // a multiple of 8; plain MLP: of 16
-  bool all_bf16 = true;     // every matrix is AtomFormat::Bf16
-  bool no_codes = true;     // every matrix is of bf16 parts
-  bool int8 = false;        // multiplied by int8 activations
-  std::vector<int> groups;  // int8: of the columns of gate and up, each once; of down
+  int64_t width = 0;            // a multiple of 8; plain MLP: of 16
+  bool all_bf16 = true;         // every matrix is AtomFormat::Bf16
+  bool no_codes = true;         // every matrix is of bf16 parts
+  bool int8 = false;            // multiplied by int8 activations
+  bool nested = false;          // some matrix has residual planes
+  bool decoded_nested = false;  // some bit-nested matrix (wn) could not be kept as one, and lies decoded
+  std::vector<int> groups;      // int8: of the columns of gate and up, each once; of down
   std::vector<int> down_groups;
   std::vector<DeviceMatrix> gate_up, down;  // plain MLP: up alone
   DeviceBuffer gate_up_table, down_table;   // AtomMatrix [experts]
@@ -32,7 +34,6 @@ struct DeviceMoeWeights {
   MoeLayerConfig config;
   int64_t hidden = 0;   // H rounded up to a multiple of 8, which the router's kernels need
   int parts = 1;        // planes of activations
-  bool nested = false;  // some expert is bit-nested (wn); all its planes were decoded
   DeviceBuffer router;  // [E, H] row by row
   bool router_f32 = false;
   DeviceBuffer router_bias, select_bias;  // [E] or empty

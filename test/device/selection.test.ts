@@ -89,16 +89,25 @@ test('a model shows where its weights and caches are', async () => {
 })
 
 test('what the backend does not do is refused by name', async () => {
-  const { experts, ...rest } = randomLayer({ ...plainShape, hidden: 32, widths: [32, 32, 32, 32] })
-  using nested = await MoeLayer.create({
-    ...rest,
-    experts: experts.map((one) => ({ ...one, format: 'wn' as const })),
-  })
-  const rows = Tensor.zeros([1, 32])
+  const widths = Array.from({ length: 40 }, () => 8)
+  const spec = { ...plainShape.spec, select: { kind: 'topK' as const, k: 33 } }
   await expectFailure(
-    () => nested.forward(rows, { expertBits: 2 }),
-    'ERR_SMOE_INVALID_ARGUMENT',
-    /expert bits.*use device "cpu"/,
+    () => MoeLayer.create({ ...randomLayer({ ...plainShape, experts: 40, widths, spec }) }),
+    'ERR_SMOE_INVALID_SPEC',
+    /at most 32 of 1024 experts.*use device "cpu"/,
   )
-  expect((await nested.forward(rows)).shape).toEqual([1, 32])
+})
+
+test('bit-nested experts keep their planes on the GPU, each of which is read when asked for', async () => {
+  const { experts, ...rest } = randomLayer({ ...plainShape, hidden: 256, widths: [256, 256, 256, 256] })
+  const all = (format: 'wn' | 'bf16') => ({ ...rest, experts: experts.map((one) => ({ ...one, format })) })
+  using nested = await MoeLayer.create(all('wn'))
+  using plain = await MoeLayer.create(all('bf16'))
+  // 2 + 1 + 1 bits, and three scales of 16 bits and a zero point for 128 weights: 4.5 of 16.
+  expect(nested.memoryUsage().device).toBeLessThan(plain.memoryUsage().device / 2.5)
+  const rows = Tensor.from(randomArray(2 * 256, random(8)), [2, 256])
+  const at = async (expertBits?: number) => (await nested.forward(rows, { expertBits })).data()
+  const [low, high] = [await at(2), await at(4)]
+  expect(low).not.toEqual(high)
+  expect(await at()).toEqual(high)
 })

@@ -18,6 +18,13 @@ constexpr uint32_t kFullMask = 0xFFFFFFFFu;
 
 SMOE_DEVICE int tid() { return static_cast<int>(threadIdx.x); }
 SMOE_DEVICE int lane() { return static_cast<int>(threadIdx.x & 31); }
+// The same, read where it stands: what is reckoned from it is not kept in registers from one turn of a loop to the
+// next.
+SMOE_DEVICE int lane_read_here() {
+  int lane;
+  asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+  return lane;
+}
 SMOE_DEVICE int warp() { return static_cast<int>(threadIdx.x >> 5); }
 SMOE_DEVICE int nthreads() { return static_cast<int>(blockDim.x); }
 SMOE_DEVICE int bid() { return static_cast<int>(blockIdx.x); }

@@ -21,6 +21,7 @@ using Stream = emu::Device*;
 // --- indices, one-dimensional
 inline int tid() { return emu::engine().self().id; }
 inline int lane() { return emu::engine().lane(); }
+inline int lane_read_here() { return lane(); }
 inline int warp() { return emu::engine().warp(); }
 inline int nthreads() { return emu::engine().shape().threads; }
 inline int bid() { return static_cast<int>(emu::engine().block()); }

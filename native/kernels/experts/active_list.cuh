@@ -131,22 +131,29 @@ class ActiveList {
   uint32_t* totals_;  // entries of each warp's experts
 };
 
+// Of experts whose matrices are each one run.
+struct NoPlanes {
+  SMOE_DEVICE bool next(ActiveExpert*) { return true; }
+};
+
 // A warp's items of a block, `item` and every warp-count-th from there: unit first_unit + item / slices. Units are row
-// blocks of experts, expert after expert (K2), or of one row block of each expert (K3: one_block >= 0).
-template <int NT>
+// blocks of experts, expert after expert (K2), or of one row block of each expert (K3: one_block >= 0). An item has one
+// run, or with PlaneRuns several: parts.next(&e) makes `e` the next of them and says whether it is the last.
+template <int NT, class Parts>
 struct ItemRuns {
   ActiveList<NT> list;
   int64_t k;
   int shift;  // 1 << shift slices
   int first_unit, blocks, one_block;
   int item, items;
+  Parts parts;
 
   SMOE_DEVICE bool next(const U32x4** from, int* count) {
     if (item >= items) return false;
     const int unit = first_unit + (item >> shift), slices = 1 << shift, slice = item & (slices - 1);
-    item += nthreads() / 32;
     const int at = one_block >= 0 ? unit : unit / blocks, block = one_block >= 0 ? one_block : unit - at * blocks;
-    const ActiveExpert e = list[at];
+    ActiveExpert e = list[at];
+    if (parts.next(&e)) item += nthreads() / 32;
     if (e.cols == 0) return true;
     const KSlice part = k_slice(k, e.cols, slice, slices, e.apart);
     *from = e.atoms + off(block, part.atoms) * 32 + part.begin * 32 + lane();

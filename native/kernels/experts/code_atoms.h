@@ -4,6 +4,7 @@
 #include "kernels/experts/atoms.h"
 #include "kernels/experts/atoms_f8.h"
 #include "kernels/experts/atoms_mxfp4.h"
+#include "kernels/experts/atoms_signs.h"
 #include "kernels/experts/atoms_t2.h"
 #include "kernels/experts/atoms_w4.h"
 #include "kernels/experts/atoms_w8.h"
@@ -28,6 +29,9 @@ bool with_layout(AtomFormat format, Visit visit) {
       return true;
     case AtomFormat::Mxfp4:
       visit(Mxfp4Atoms{});
+      return true;
+    case AtomFormat::Signs:
+      visit(SignAtoms{});
       return true;
     default:
       return false;

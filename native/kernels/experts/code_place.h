@@ -34,6 +34,8 @@ SMOE_HD constexpr int atom_cols(AtomFormat format) {
       return 64;
     case AtomFormat::T2:
       return 128;
+    case AtomFormat::Signs:
+      return 256;
     default:
       return 16;
   }

@@ -51,8 +51,8 @@ struct DecodeShared {
   SMOE_DEVICE float* sums_of(int buffer, int item) const { return sums + (buffer * warps() + item) * NT * kTileSums; }
 };
 
-template <int NT>
-using DecodeStream = AtomStream<batch_steps(NT), ItemRuns<NT>>;
+template <int NT, class Parts = NoPlanes>
+using DecodeStream = AtomStream<batch_steps(NT), ItemRuns<NT, Parts>>;
 
 // 1 << shift slices, four at most, of at least `least` columns.
 SMOE_DEVICE int slice_shift(int64_t k, int64_t least) {

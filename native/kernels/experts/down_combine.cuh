@@ -68,9 +68,9 @@ SMOE_DEVICE void add_experts(const DownCombineArgs& args, const ActiveList<NT>& 
   }
 }
 
-// NT, bf16_only, XP: as in gate_up. One block per row block of W2. The plan is K1's, which had ended when K2 let this
-// kernel start; h alone has to be waited for.
-template <int NT, bool bf16_only, int XP>
+// NT, bf16_only, XP, nested: as in gate_up. One block per row block of W2. The plan is K1's, which had ended when K2
+// let this kernel start; h alone has to be waited for.
+template <int NT, bool bf16_only, int XP, bool nested = false>
 SMOE_KERNEL(32 * most_down_warps(bf16_only ? NT <= 4 : NT * XP <= 2), (NT * XP == 3 ? 2 : 1))
 down_combine(DownCombineArgs args) {
   SMOE_SMEM_DYN(unsigned char, base);
@@ -78,7 +78,9 @@ down_combine(DownCombineArgs args) {
   const int active = shared.list.template fill<bf16_only>(args.plan, args.weights);
   const int64_t column0 = int64_t{bid()} * kAtomRows;
   const int shift = slice_shift(args.width, down_slice(bf16_only)), slices = 1 << shift, items = active << shift;
-  DecodeStream<NT> stream(shared.ring, {shared.list, args.width, shift, 0, 1, bid(), warp(), items});
+  const auto parts = part_runs<nested>(args.weights, args.nested);
+  DecodeStream<NT, std::decay_t<decltype(parts)>> stream(
+      shared.ring, {shared.list, args.width, shift, 0, 1, bid(), warp(), items, parts});
   pdl_wait();
   float* const y = shared.down;
   clear_sums(y);
@@ -87,8 +89,14 @@ down_combine(DownCombineArgs args) {
     TokenRows<NT> rows;
     rows.start(args.h.data, e.count, [&](int n) { return static_cast<uint32_t>((e.row0 + n) * args.width); });
     float acc[NT][4] = {};
-    multiply_rows<NT, bf16_only, XP>(stream, load_matrix<bf16_only>(args.weights + e.expert), bid(),
-                                     item & (slices - 1), slices, rows, args.h, args.width, acc);
+    const AtomMatrix* const matrix = args.weights + e.expert;
+    const int slice = item & (slices - 1);
+    multiply_rows<NT, bf16_only, XP>(stream, load_matrix<bf16_only>(matrix), bid(), slice, slices, rows, args.h,
+                                     args.width, acc);
+    if constexpr (nested) {
+      multiply_planes<NT, XP>(stream, matrix, planes_read(matrix, args.nested, e.expert), bid(), slice, slices, rows,
+                              args.h, args.width, acc);
+    }
     share_sums<NT>(acc, (e.count + 7) / 8, sums);
   };
   const auto finish = [&](int item, int buffer) {

@@ -17,7 +17,7 @@ down_combine_int8(DownCombineInt8Args args) {
   const int active = shared.list.template fill<false, true>(map.plan, map.weights);
   const int64_t column0 = int64_t{bid()} * kAtomRows;
   const int shift = slice_shift(map.width, down_slice(false)), slices = 1 << shift, items = active << shift;
-  DecodeStream<NT> stream(shared.ring, {shared.list, map.width, shift, 0, 1, bid(), warp(), items});
+  DecodeStream<NT> stream(shared.ring, {shared.list, map.width, shift, 0, 1, bid(), warp(), items, {}});
   pdl_wait();
   float* const y = shared.down;
   clear_sums(y);

@@ -7,6 +7,12 @@
 
 namespace smoe::cu {
 
+// How matrices with residual planes are read. Kernels for others know nothing of planes.
+struct NestedRead {
+  bool any = false;               // some matrix has planes
+  const int32_t* most = nullptr;  // [E] planes of an expert that are added; null: all
+};
+
 // K2: gate and up projections and the activation of the active experts, up to 64 tokens.
 struct GateUpArgs {
   const AtomMatrix* weights = nullptr;  // [E] on the device. Gated: gate and up by 8 + 8 rows; plain: up alone, by 16
@@ -21,9 +27,10 @@ struct GateUpArgs {
   ActivationSpec activation;
   bool weight_on_input = false;  // the routing weight multiplies x (Llama-4): by linearity, both sums
   bool bf16_only = false;        // every matrix is AtomFormat::Bf16 and x has one plane: the narrow kernel may be taken
-  int max_tokens = 0;            // 1..64
-  int slots = 0;                 // experts of a token at most; 0: unknown. With it a smaller kernel may be taken
-  int blocks = 0;                // of the grid: about the number of SMs, or twice that
+  NestedRead nested;
+  int max_tokens = 0;  // 1..64
+  int slots = 0;       // experts of a token at most; 0: unknown. With it a smaller kernel may be taken
+  int blocks = 0;      // of the grid: about the number of SMs, or twice that
   DispatchBits plan;
 };
 
@@ -36,6 +43,7 @@ struct DownCombineArgs {
   int experts = 0;
   bool weight_on_input = false;  // the routing weight was applied by K2
   bool bf16_only = false;
+  NestedRead nested;
   const int32_t* num_tokens = nullptr;
   int max_tokens = 0;                   // rows of out; those from *num_tokens on become 0
   int slots = 0;                        // as in GateUpArgs
@@ -60,6 +68,7 @@ struct GroupedGemmArgs {
   bool activate = false;   // plain MLP: h = act(u)
   bool no_codes = false;   // every matrix is of bf16 parts: the kernels without codes may be taken
   bool bf16_only = false;  // every matrix is AtomFormat::Bf16: wgmma, too, may be taken
+  NestedRead nested;
   ActivationSpec activation;
   const float* gate_bias = nullptr;  // [E, features] or null, glu only
   const float* bias = nullptr;       // [E, features] or null: of up, or of the plain map

@@ -9,7 +9,7 @@
 
 #include "kernels/experts/activation.cuh"
 #include "kernels/experts/decode_block.cuh"
-#include "kernels/experts/multiply_rows.cuh"
+#include "kernels/experts/nested_planes.cuh"
 #include "kernels/experts/token_bits.cuh"
 
 namespace smoe::cu {
@@ -54,8 +54,8 @@ struct UnitRange {
 constexpr int kGateUpSlice = 1024;
 
 // NT: token tiles of eight that an expert can have, ceil(T / 8) rounded up to 1, 2, 4 or 8.
-// XP: parts of x; bf16_only: of bf16 matrices and one part.
-template <int NT, bool bf16_only, int XP>
+// XP: parts of x; bf16_only: of bf16 matrices and one part; nested: of any, with residual planes.
+template <int NT, bool bf16_only, int XP, bool nested = false>
 SMOE_KERNEL(32 * kGateUpWarps, (bf16_only || NT * XP <= 3 ? 2 : 1))
 gate_up(GateUpArgs args) {
   SMOE_SMEM_DYN(unsigned char, base);
@@ -65,7 +65,9 @@ gate_up(GateUpArgs args) {
   const UnitRange range(args, shared.list.template fill<bf16_only>(args.plan, args.weights));
   const int shift = slice_shift(args.hidden, kGateUpSlice), slices = 1 << shift;
   const int items = (range.stop - range.first) << shift;
-  DecodeStream<NT> stream(shared.ring, {shared.list, args.hidden, shift, range.first, range.blocks, -1, warp(), items});
+  const auto parts = part_runs<nested>(args.weights, args.nested);
+  DecodeStream<NT, std::decay_t<decltype(parts)>> stream(
+      shared.ring, {shared.list, args.hidden, shift, range.first, range.blocks, -1, warp(), items, parts});
   int listed = -1, expert = 0;  // whose rows are at hand: it may stand in several places, with other tokens
   TokenRows<NT> rows;
   const auto multiply = [&](int item, float* sums) {
@@ -78,8 +80,14 @@ gate_up(GateUpArgs args) {
     }
     float acc[NT][4] = {};
     // Its matrix is read again for each item, from L1: kept, it would cost 12 registers.
-    multiply_rows<NT, bf16_only, XP>(stream, load_matrix<bf16_only>(args.weights + expert), unit - place * range.blocks,
-                                     item & (slices - 1), slices, rows, args.x, args.hidden, acc);
+    const AtomMatrix* const matrix = args.weights + expert;
+    const int block = unit - place * range.blocks, slice = item & (slices - 1);
+    multiply_rows<NT, bf16_only, XP>(stream, load_matrix<bf16_only>(matrix), block, slice, slices, rows, args.x,
+                                     args.hidden, acc);
+    if constexpr (nested) {
+      multiply_planes<NT, XP>(stream, matrix, planes_read(matrix, args.nested, expert), block, slice, slices, rows,
+                              args.x, args.hidden, acc);
+    }
     share_sums<NT>(acc, (rows.count + 7) / 8, sums);
   };
   // The warps of a unit's slices finish it.

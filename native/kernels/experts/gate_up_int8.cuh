@@ -19,7 +19,8 @@ gate_up_int8(GateUpInt8Args args) {
   const UnitRange range(map, shared.list.template fill<false, true>(map.plan, map.weights));
   const int shift = slice_shift(map.hidden, kGateUpSlice), slices = 1 << shift;
   const int items = (range.stop - range.first) << shift;
-  DecodeStream<NT> stream(shared.ring, {shared.list, map.hidden, shift, range.first, range.blocks, -1, warp(), items});
+  DecodeStream<NT> stream(shared.ring,
+                          {shared.list, map.hidden, shift, range.first, range.blocks, -1, warp(), items, {}});
   int listed = -1, expert = 0, count = 0, apart = 0;  // whose rows are at hand, as in gate_up
   Int8Tiles<NT> x;
   const auto row_of = [&](const ActiveExpert& of, int n) {

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "kernels/experts/gemm_tile.cuh"
-#include "kernels/experts/multiply_codes.cuh"
+#include "kernels/experts/nested_planes.cuh"
 
 namespace smoe::cu {
 
@@ -39,6 +39,20 @@ struct CodeStream {
   }
 };
 
+// The next 32 columns of an atom become its first; `stage` says where in K they begin. Of one-bit codes a word holds
+// two stages.
+template <class Codes>
+SMOE_DEVICE void next_columns(U32x4* atom, int stage) {
+  if constexpr (Codes::kCols <= 4 * kUnitCols) {
+    advance_atom<Codes::kCols>(atom);
+  } else if (stage % 2 != 0) {
+    atom->x[0] >>= 2 * kStageK / 8;
+  } else {
+    drop_words<1>(atom);
+  }
+}
+
+// acc += the tile.
 template <int TN, class Codes>
 SMOE_DEVICE void multiply_code_tile(const GemmOperands<TN>& in, const AtomMatrix& matrix, unsigned char* ring,
                                     float (&acc)[GemmShape<TN>::kBlocks][GemmShape<TN>::kTiles][4]) {
@@ -85,7 +99,7 @@ SMOE_DEVICE void multiply_code_tile(const GemmOperands<TN>& in, const AtomMatrix
       stream.next(stage / kAtomStages, atoms);
     } else {
       SMOE_UNROLL
-      for (int b = 0; b < S::kBlocks; ++b) advance_atom<Codes::kCols>(&stream.atom[b]);
+      for (int b = 0; b < S::kBlocks; ++b) next_columns<Codes>(&stream.atom[b], stage);
     }
     const bf16* const tokens = stage_tokens<TN>(ring + step % kStages * S::kStageBytes);
     SMOE_UNROLL
@@ -121,6 +135,17 @@ SMOE_DEVICE void multiply_code_tile(const GemmOperands<TN>& in, const AtomMatrix
   }
   cp_wait<0>();
   sync();
+}
+
+// acc += the first `planes` residual planes of a matrix.
+template <int TN>
+SMOE_DEVICE void multiply_plane_tiles(const GemmOperands<TN>& in, const AtomMatrix* matrix, int planes,
+                                      unsigned char* ring,
+                                      float (&acc)[GemmShape<TN>::kBlocks][GemmShape<TN>::kTiles][4]) {
+  SMOE_UNROLL1
+  for (int plane = 1; plane <= planes; ++plane) {
+    multiply_code_tile<TN, SignCodes>(in, load_matrix<false>(plane_of(matrix, plane)), ring, acc);
+  }
 }
 
 // A tile of a matrix of any format. codes: whether it may be of codes.

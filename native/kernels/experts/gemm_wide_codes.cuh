@@ -37,7 +37,16 @@ struct CodeStage {
   static constexpr int kStages = Codes::kCols <= 64 ? 1 : Codes::kCols / 64;  // that an atom lasts
   static constexpr int kAtomSteps = kCodeSteps / kAtoms;                      // k16 steps of a stage from one atom
   static constexpr int kCopies = kCodeRowBlocks * kAtoms * 32 / kGemmThreads, kBytes = kCodeRowBlocks * kAtoms * 512;
-  static_assert(kStages <= 2, "load() of multiply_wide_codes() chooses between two halves of an atom");
+  static_assert(kStages <= 4, "next_stage()");
+  // The atom's columns of a stage become its first.
+  SMOE_DEVICE static void next_stage(U32x4* atom, int stage) {
+    if constexpr (kStages == 4) {
+      if (stage % 2 != 0) drop_words<1>(atom);
+      if (stage / 2 % 2 != 0) drop_words<2>(atom);
+    } else if constexpr (kStages == 2) {
+      if (stage % 2 != 0) drop_words<2>(atom);
+    }
+  }
 };
 constexpr int kMostCodeCopies = kCodeRowBlocks * 2 * 32 / kGemmThreads;
 
@@ -175,7 +184,7 @@ SMOE_DEVICE void multiply_wide_codes(const CodeOperands<kRows>& in, const bf16* 
     left = units;
   };
   const int codes_at = down * C::kAtoms * 512 + lane() * 16;
-  const int rows_at = C::kBytes + (lane() / 16 * 8 + lane() % 8) * 128;
+  const int reader = lane_read_here(), rows_at = C::kBytes + (reader / 16 * 8 + reader % 8) * 128;
   int from = 0, to = (R::kDepth - 1) * R::kStageBytes;  // stages being read and copied, in the ring
   U32x4 atom[S::kBlocks];
   CodeStep<S::kBlocks, S::kPairs> steps[2];
@@ -186,9 +195,7 @@ SMOE_DEVICE void multiply_wide_codes(const CodeOperands<kRows>& in, const bf16* 
       if (step % C::kAtomSteps == 0) {
         const int place = b * C::kAtoms + step / C::kAtomSteps;
         atom[b] = lds(reinterpret_cast<const U32x4*>(ring + from + codes_at + place * 512));
-        if constexpr (C::kStages > 1) {
-          if (stage % 2 != 0) advance_atom<Codes::kCols / 2>(&atom[b]);
-        }
+        C::next_stage(&atom[b], stage);
       }
     }
     const int chunk = (2 * step + lane() / 8 % 2) ^ lane() % 8;
@@ -283,9 +290,24 @@ SMOE_DEVICE void multiply_any_codes(const CodeOperands<TN>& in, const bf16* x, c
   });
 }
 
+// acc += a tile of a residual plane. Aims `in`, whose rows are set; nobody may be reading the ring.
+template <int bytes, int TN>
+SMOE_DEVICE void multiply_wide_plane(CodeOperands<TN>* in, const bf16* x, const AtomMatrix& plane, int block0,
+                                     int blocks, int k, int live, unsigned char* ring,
+                                     float (&acc)[CodeShape<TN>::kBlocks][CodeShape<TN>::kTiles][4]) {
+  in->template aim_codes<SignCodes>(block0, blocks, k);
+  if (live * 2 <= TN) {
+    start_codes<TN / 2, SignCodes, bytes>(*in, x, plane.atoms, k, ring);
+    multiply_wide_codes<TN / 2, SignCodes, false, bytes>(*in, x, plane, block0, blocks, k, ring, acc);
+  } else {
+    start_codes<TN, SignCodes, bytes>(*in, x, plane.atoms, k, ring);
+    multiply_wide_codes<TN, SignCodes, false, bytes>(*in, x, plane, block0, blocks, k, ring, acc);
+  }
+}
+
 // The ring for a kernel whose bf16 stages are of kAtoms (WideShape): 163 KB of a block on sm_80, or kLeastShared, less
 // what its other arrays take.
-template <int TN, int kAtoms>
+template <int kAtoms>
 constexpr int kCodeRingBytes = (kAtoms == 4 ? 144 : 80) * 1024;
 
 }  // namespace smoe::cu

@@ -24,6 +24,9 @@ int launch_grouped_gemm(Stream stream, const GroupedGemmArgs& args) {
   if (args.experts > kGroupedExperts) return kInvalidValue;
   if (args.bf16_only && whole_chunks(args)) return grouped_gemm_wide_tiles(stream, args);
   if (args.bf16_only || args.no_codes) return grouped_gemm_parts(stream, args);
+  if (args.nested.any) {
+    return whole_chunks(args) ? grouped_gemm_wide_nested_tiles(stream, args) : grouped_gemm_nested(stream, args);
+  }
   return whole_chunks(args) ? grouped_gemm_wide_codes_tiles(stream, args) : grouped_gemm_codes(stream, args);
 }
 

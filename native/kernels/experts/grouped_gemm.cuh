@@ -11,8 +11,8 @@ namespace smoe::cu {
 template <int TN>
 constexpr int kGroupedShared = GemmShape<TN>::kBytes + 8 * store_floats(GemmShape<TN>::kBlocks) * 4;
 
-// codes: whether matrices may be of codes.
-template <int TN, bool codes>
+// codes: whether matrices may be of codes; nested: and have residual planes.
+template <int TN, bool codes, bool nested = false>
 SMOE_KERNEL(kGemmThreads, 1)
 grouped_gemm(GroupedGemmArgs args) {
   using S = GemmShape<TN>;
@@ -40,7 +40,11 @@ grouped_gemm(GroupedGemmArgs args) {
           row >= tile.stop || at >= TN ? -1 : off(args.gather != nullptr ? ldg(args.gather + row) : row, args.x_stride);
     }
     float acc[S::kBlocks][S::kTiles][4] = {};
-    multiply_any_tile<TN, codes>(&in, load_matrix<false>(args.weights + tile.expert), ring, acc);
+    const AtomMatrix* const matrix = args.weights + tile.expert;
+    multiply_any_tile<TN, codes>(&in, load_matrix<false>(matrix), ring, acc);
+    if constexpr (nested) {
+      multiply_plane_tiles<TN>(in, matrix, planes_read(matrix, args.nested, tile.expert), ring, acc);
+    }
     const int block = tile.block0 + warp() % S::kWarpsDown * S::kBlocks;
     const int row0 = tile.row0 + warp() / S::kWarpsDown * S::kTiles * 8;
     store_sums<S::kBlocks, S::kTiles>(args, tile, block, row0, scratch,

@@ -8,9 +8,8 @@
 namespace smoe::cu {
 namespace {
 
-constexpr int kInvalidValue = 1;        // of cudaError_t
-constexpr size_t kStaticShared = 5120;  // the tile list, 4 KB, and what the system takes, 1 KB
-static_assert(kGroupedInt8Shared<64> + kStaticShared <= kLeastShared, "fits every GPU");
+constexpr int kInvalidValue = 1;  // of cudaError_t
+static_assert(kGroupedInt8Shared<64> + kGroupedStatic <= kLeastShared, "fits every GPU");
 
 template <int TN>
 int grouped_gemm_int8_tiles(Stream stream, const GroupedGemmInt8Args& args) {
@@ -25,7 +24,7 @@ int launch_grouped_gemm_int8(Stream stream, const GroupedGemmInt8Args& args) {
   if (map.max_rows <= 0 || map.experts <= 0 || map.features <= 0) return 0;
   if (map.experts > kGroupedExperts) return kInvalidValue;
   const bool many = map.max_rows > int64_t{64} * (map.max_groups > 0 ? map.max_groups : 1);
-  return many && kGroupedInt8Shared<128> + kStaticShared <= shared_limit(stream)
+  return many && kGroupedInt8Shared<128> + kGroupedStatic <= shared_limit(stream)
              ? grouped_gemm_int8_tiles<128>(stream, args)
              : grouped_gemm_int8_tiles<64>(stream, args);
 }

@@ -7,15 +7,13 @@
 namespace smoe::cu {
 namespace {
 
-constexpr size_t kStaticShared = 5120;  // the tile list, 4 KB, and what the system takes, 1 KB
-
 template <int TN>
 int launch_wide(Stream stream, const GroupedGemmArgs& args) {
   const int64_t blocks = args.blocks > 0 ? args.blocks : 1;
-  if (kWideShared<TN, 4> + kStaticShared <= shared_limit(stream)) {
+  if (kWideShared<TN, 4> + kGroupedStatic <= shared_limit(stream)) {
     return launch(stream, {blocks, kGemmThreads, kWideShared<TN, 4>, true}, &grouped_gemm_wide<TN, 4>, args);
   }
-  static_assert(kWideShared<TN, 2> + kStaticShared <= kLeastShared, "fits every GPU");
+  static_assert(kWideShared<TN, 2> + kGroupedStatic <= kLeastShared, "fits every GPU");
   return launch(stream, {blocks, kGemmThreads, kWideShared<TN, 2>, true}, &grouped_gemm_wide<TN, 2>, args);
 }
 

@@ -3,13 +3,13 @@
 #pragma once
 
 #include "kernels/experts/gemm_wide_codes.cuh"
-#include "kernels/experts/multiply_rows.cuh"
+#include "kernels/experts/nested_planes.cuh"
 #include "kernels/experts/wide_store.cuh"
 
 namespace smoe::cu {
 
-template <int TN, int kAtoms>
-constexpr int kWideCodesShared = kCodeRingBytes<TN, kAtoms> + 8 * kTransposeBytes;
+template <int kAtoms>
+constexpr int kWideCodesShared = kCodeRingBytes<kAtoms> + 8 * kTransposeBytes;
 
 // acc += a tile of a matrix of bf16 parts, one after the other.
 template <int TN, int kAtoms, class RowOf>
@@ -17,7 +17,7 @@ SMOE_DEVICE void multiply_bf16_parts(const GroupedGemmArgs& args, const AtomMatr
                                      RowOf row_of, unsigned char* ring,
                                      float (&acc)[CodeShape<TN>::kBlocks][CodeShape<TN>::kTiles][4]) {
   using S = WideShape<TN, kAtoms>;
-  static_assert(S::kBytes <= kCodeRingBytes<TN, kAtoms> && S::kAcross == 1, "the sums are those of CodeShape");
+  static_assert(S::kBytes <= kCodeRingBytes<kAtoms> && S::kAcross == 1, "the sums are those of CodeShape");
   const int parts = matrix.format == AtomFormat::Bf16x3 ? 3 : 1;
   SMOE_UNROLL1
   for (int part = 0; part < parts; ++part) {
@@ -31,11 +31,12 @@ SMOE_DEVICE void multiply_bf16_parts(const GroupedGemmArgs& args, const AtomMatr
   }
 }
 
-template <int TN, int kAtoms>
+// nested: matrices may have residual planes.
+template <int TN, int kAtoms, bool nested = false>
 SMOE_KERNEL(kGemmThreads, 1)
 grouped_gemm_wide_codes(GroupedGemmArgs args) {
   using S = CodeShape<TN>;
-  constexpr int kRing = kCodeRingBytes<TN, kAtoms>;
+  constexpr int kRing = kCodeRingBytes<kAtoms>;
   static_assert(8 * store_floats(S::kBlocks) * 4 <= kRing, "store_sums() works in the ring");
   SMOE_SMEM_DYN(unsigned char, ring);
   SMOE_SMEM(int32_t, prefix, kGroupedExperts + 1);
@@ -63,6 +64,16 @@ grouped_gemm_wide_codes(GroupedGemmArgs args) {
       } else {
         multiply_bf16_parts<TN, kAtoms>(
             args, matrix, tile.block0, blocks, [&](int at) { return grouped_row(args, tile, at); }, ring, acc);
+      }
+    }
+    if constexpr (nested) {
+      SMOE_UNROLL1
+      for (int plane = 1;; ++plane) {
+        const GroupedTile tile = tile_at<TN>(args, kWideBlocks, prefix, index);
+        const AtomMatrix* const matrix = args.weights + tile.expert;
+        if (plane > planes_read(matrix, args.nested, tile.expert)) break;
+        multiply_wide_plane<kRing>(&in, args.x.data, load_matrix<false>(plane_of(matrix, plane)), tile.block0, blocks,
+                                   k, tile.stop - tile.row0, ring, acc);
       }
     }
     // Once more, rather than in registers across the multiplication, which needs all of them.

@@ -9,6 +9,8 @@
 namespace smoe::cu {
 
 constexpr int kGroupedExperts = 1024;
+// Of a block's shared memory beside what a launch asks for: the tile list, and 1 KB that the system takes.
+constexpr size_t kGroupedStatic = kGroupedExperts * sizeof(int32_t) + 1024;
 
 struct GroupedTile {
   int expert;

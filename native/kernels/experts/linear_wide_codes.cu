@@ -11,8 +11,7 @@ constexpr int kRows = 64;
 
 template <int kAtoms>
 int launch_codes(Stream stream, const LinearArgs& args, int64_t blocks) {
-  return launch(stream, {blocks, kGemmThreads, kCodeRingBytes<kRows, kAtoms>, true}, &linear_wide_codes<kRows, kAtoms>,
-                args);
+  return launch(stream, {blocks, kGemmThreads, kCodeRingBytes<kAtoms>, true}, &linear_wide_codes<kRows, kAtoms>, args);
 }
 
 }  // namespace
@@ -20,9 +19,8 @@ int launch_codes(Stream stream, const LinearArgs& args, int64_t blocks) {
 int linear_wide_codes_tiles(Stream stream, const LinearArgs& args) {
   const int64_t most = args.blocks > 0 ? args.blocks : 1, tiles = linear_tiles_count<kRows>(args, kWideBlocks);
   const int64_t blocks = most < tiles ? most : tiles;
-  return static_cast<size_t>(kCodeRingBytes<kRows, 4>) + 1024 <= shared_limit(stream)
-             ? launch_codes<4>(stream, args, blocks)
-             : launch_codes<2>(stream, args, blocks);
+  return static_cast<size_t>(kCodeRingBytes<4>) + 1024 <= shared_limit(stream) ? launch_codes<4>(stream, args, blocks)
+                                                                               : launch_codes<2>(stream, args, blocks);
 }
 
 }  // namespace smoe::cu

@@ -12,7 +12,7 @@ template <int TN, int kAtoms>
 SMOE_KERNEL(kGemmThreads, 1)
 linear_wide_codes(LinearArgs args) {
   using S = CodeShape<TN>;
-  constexpr int kRing = kCodeRingBytes<TN, kAtoms>;
+  constexpr int kRing = kCodeRingBytes<kAtoms>;
   SMOE_SMEM_DYN(unsigned char, ring);
   pdl_wait();
   const LinearTiles<TN> list(args, kWideBlocks);

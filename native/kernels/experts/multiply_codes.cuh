@@ -8,6 +8,7 @@
 #include "kernels/experts/atoms.h"
 #include "kernels/experts/dequant_f8.cuh"
 #include "kernels/experts/dequant_mxfp4.cuh"
+#include "kernels/experts/dequant_signs.cuh"
 #include "kernels/experts/dequant_t2.cuh"
 #include "kernels/experts/dequant_w4.cuh"
 #include "kernels/experts/dequant_w8.cuh"
@@ -35,23 +36,26 @@ SMOE_DEVICE void with_codes(AtomFormat format, Visit visit) {
   }
 }
 
-// Columns of an atom that are decoded from words of their own, in every format.
+// Columns of an atom that are decoded from words of their own, in every format but Signs.
 constexpr int kUnitCols = 32;
 
+// The words of an atom behind the first kWords become its first.
+template <int kWords>
+SMOE_DEVICE void drop_words(U32x4* atom) {
+  SMOE_UNROLL
+  for (int w = 0; w + kWords < 4; ++w) atom->x[w] = atom->x[w + kWords];
+}
 // The next 32 columns of an atom become its first.
 template <int kCols>
 SMOE_DEVICE void advance_atom(U32x4* atom) {
-  constexpr int kWords = 4 * kUnitCols / kCols;
-  SMOE_UNROLL
-  for (int w = 0; w + kWords < 4; ++w) atom->x[w] = atom->x[w + kWords];
+  drop_words<4 * kUnitCols / kCols>(atom);
 }
 
 // acc += 64 columns of codes times rows, span after span, each added up from zero and then scaled: a group that is
 // longer is scaled in parts, which costs an fma of each sum and spares asking where groups end. fragment(j, a): the A
 // registers of step j.
-template <int kSpans, class Fragment>
-SMOE_DEVICE void multiply_spans(Fragment fragment, const uint32_t (*b)[2], const SpanScales<>& scales,
-                                float (&acc)[4]) {
+template <int kSpans, class Fragment, class Scales>
+SMOE_DEVICE void multiply_spans(Fragment fragment, const uint32_t (*b)[2], const Scales& scales, float (&acc)[4]) {
   constexpr int kSteps = kHalfSteps / kSpans;
   const uint32_t ones[4] = {0x3F803F80u, 0x3F803F80u, 0x3F803F80u, 0x3F803F80u};
   SMOE_UNROLL
@@ -76,8 +80,12 @@ SMOE_DEVICE void multiply_spans(Fragment fragment, const uint32_t (*b)[2], const
   }
 }
 
+// Zero points come with integers, whose own is not code 0.
+template <class Codes>
+using HalfScales = SpanScales<kHalfCols, Codes::kZeroCode != 0>;
 template <class Codes, class Fragment>
-SMOE_DEVICE void multiply_half(Fragment fragment, const uint32_t (*b)[2], const SpanScales<>& scales, float (&acc)[4]) {
+SMOE_DEVICE void multiply_half(Fragment fragment, const uint32_t (*b)[2], const HalfScales<Codes>& scales,
+                               float (&acc)[4]) {
   if (scales.spans() == 1) return multiply_spans<1>(fragment, b, scales, acc);
   if (Codes::kGroupCols == 32 || scales.spans() == 2) return multiply_spans<2>(fragment, b, scales, acc);
   if constexpr (Codes::kGroupCols == 16) multiply_spans<4>(fragment, b, scales, acc);
@@ -90,9 +98,8 @@ SMOE_DEVICE void multiply_codes(Stream& stream, const AtomMatrix& matrix, int64_
                                 const TokenRows<NT>& rows, int64_t x_step, int64_t k_size, float (&acc)[NT][4]) {
   // One tile's rows are read 128 columns ahead, each half when its registers are free.
   constexpr bool kOne = NT * XP == 1;
-  constexpr int kCols = Codes::kCols, kSteps = kCols / 16;
-  constexpr int kBatchCols = kOne ? 2 * kHalfCols : kCols < kHalfCols ? kHalfCols : kCols;
-  constexpr int kAtoms = kBatchCols / kCols, kAhead = kOne ? 2 : 1;
+  constexpr int kCols = Codes::kCols, kSteps = kCols / 16, kAhead = kOne ? 2 : 1;
+  constexpr int kBatchCols = kCols < kAhead * kHalfCols ? kAhead * kHalfCols : kCols, kAtoms = kBatchCols / kCols;
   if (slice.begin >= slice.end) return;
   const int begin = slice.begin * kCols, past = slice.end * kCols;
   const int stop = past < k_size ? past : static_cast<int>(k_size);
@@ -105,7 +112,7 @@ SMOE_DEVICE void multiply_codes(Stream& stream, const AtomMatrix& matrix, int64_
   };
   SMOE_UNROLL
   for (int i = 0; i < kAhead; ++i) load(0, 0, i * kHalfCols, i);
-  SpanScales<> scales(matrix, block, begin, slice.atoms * kCols);
+  HalfScales<Codes> scales(matrix, block, begin, slice.atoms * kCols);
   for_batches<kAtoms>(stream, slice.begin, slice.end, [&](int, const U32x4(&atoms)[kAtoms]) {
     if constexpr (kOne) {
       SMOE_UNROLL
@@ -115,8 +122,8 @@ SMOE_DEVICE void multiply_codes(Stream& stream, const AtomMatrix& matrix, int64_
           const int step = half * kHalfSteps + j;
           Codes::fragment(atoms[step / kSteps], step % kSteps, a);
         };
-        multiply_half<Codes>(fragment, ahead[half], scales, acc[0]);
-        load(0, 0, kBatchCols, half);
+        multiply_half<Codes>(fragment, ahead[half % kAhead], scales, acc[0]);
+        load(0, 0, kAhead * kHalfCols, half % kAhead);
         x += kHalfCols;
         left -= kHalfCols;
       }
@@ -153,10 +160,7 @@ SMOE_DEVICE void multiply_codes(Stream& stream, const AtomMatrix& matrix, int64_
         }
         x += kHalfCols;
         left -= kHalfCols;
-        if (kBatchCols > kHalfCols) {
-          advance_atom<kCols>(&rest);
-          advance_atom<kCols>(&rest);
-        }
+        if constexpr (kBatchCols > kHalfCols) drop_words<4 * kHalfCols / kCols>(&rest);
       }
     }
   });

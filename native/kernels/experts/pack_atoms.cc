@@ -1,5 +1,6 @@
 #include "kernels/experts/pack_atoms.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -17,7 +18,11 @@ struct Mapping {
   int sign = 1, factor = 1, offset = 0;
 };
 
-bool mapping_of(const PackedMatrix& matrix, Mapping* out) {
+bool mapping_of(const PackedMatrix& matrix, int part, Mapping* out) {
+  if (part != kWholeMatrix) {
+    *out = part == kNestedBase ? Mapping{cu::AtomFormat::T2, -1, -1, 3} : Mapping{cu::AtomFormat::Signs, 1, 1, 0};
+    return matrix.format == WeightFormat::WN;
+  }
   switch (matrix.format) {
     case WeightFormat::W8:
       *out = {cu::AtomFormat::W8, 1, 1, 0};
@@ -66,14 +71,17 @@ class NeededType {
   bool f16_ = true, powers_ = true;
 };
 
+// Whether the matrix has the part that is laid out.
+bool has_part(const PackedMatrix& matrix, int part) { return part <= kNestedBase || part <= matrix.planes; }
+
 // Scales and zero points of a row as the plan has them.
 void row_planes(const AtomPlan& plan, const PackedMatrix& matrix, int64_t row, std::vector<float>* scales,
                 std::vector<float>* zeros) {
   Mapping map;
-  mapping_of(matrix, &map);
+  mapping_of(matrix, plan.part, &map);
   scales->resize(static_cast<size_t>(matrix.groups()));
   zeros->resize(scales->size());
-  unpack_scales(matrix, row, scales->data(), zeros->data());
+  unpack_scales(matrix, row, scales->data(), zeros->data(), std::max(plan.part, 0));
   const float sign = static_cast<float>(map.sign);
   for (float& scale : *scales) scale *= plan.fold_mul ? sign * matrix.mul : sign;
   for (float& zero : *zeros) zero *= sign;
@@ -102,10 +110,11 @@ size_t scale_type_bytes(cu::ScaleType type) {
 
 }  // namespace
 
-bool plan_atoms(const std::vector<const PackedMatrix*>& matrices, int64_t padded_cols, AtomPlan* plan) {
+bool plan_atoms(const std::vector<const PackedMatrix*>& matrices, int64_t padded_cols, AtomPlan* plan, int part) {
   AtomPlan made;
   Mapping first;
-  if (matrices.empty() || !mapping_of(*matrices[0], &first)) return false;
+  if (matrices.empty() || !mapping_of(*matrices[0], part, &first)) return false;
+  made.part = part;
   made.format = first.format;
   made.cols = matrices[0]->cols;
   made.padded_cols = padded_cols;
@@ -113,8 +122,8 @@ bool plan_atoms(const std::vector<const PackedMatrix*>& matrices, int64_t padded
   int64_t group = 0;
   for (const PackedMatrix* matrix : matrices) {
     Mapping map;
-    if (!mapping_of(*matrix, &map) || map.format != made.format || matrix->cols != made.cols) return false;
-    made.zeros = made.zeros || matrix->zeros.bytes() != 0;
+    if (!mapping_of(*matrix, part, &map) || map.format != made.format || matrix->cols != made.cols) return false;
+    made.zeros = made.zeros || (part <= kNestedBase && matrix->zeros.bytes() != 0);
     made.fold_mul = made.fold_mul || matrix->mul != made.mul;
     group = std::gcd(group, matrix->group);
   }
@@ -131,7 +140,7 @@ bool plan_atoms(const std::vector<const PackedMatrix*>& matrices, int64_t padded
   NeededType needed;
   std::vector<float> scales, zeros;
   for (const PackedMatrix* matrix : matrices) {
-    for (int64_t row = 0; row < matrix->rows; ++row) {
+    for (int64_t row = 0; row < matrix->rows && has_part(*matrix, part); ++row) {
       row_planes(made, *matrix, row, &scales, &zeros);
       needed.see(scales, false);
       if (made.zeros) needed.see(zeros, true);
@@ -172,11 +181,15 @@ void pack_atom_block(const AtomPlan& plan, const AtomRow* rows, void* atoms, voi
     for (size_t j = 0; j < cu::kAtomRows; ++j) {
       uint8_t* const mine = scratch->data() + j * (padded + room);
       codes[j] = mine;
-      if (rows[j].matrix == nullptr) continue;
+      if (rows[j].matrix == nullptr || !has_part(*rows[j].matrix, plan.part)) continue;
       const PackedMatrix& matrix = *rows[j].matrix;
       Mapping map;
-      mapping_of(matrix, &map);
-      unpack_codes(matrix, rows[j].row, mine);
+      mapping_of(matrix, plan.part, &map);
+      if (plan.part > kNestedBase) {
+        unpack_plane(matrix, plan.part, rows[j].row, mine);
+      } else {
+        unpack_codes(matrix, rows[j].row, mine);
+      }
       const size_t cols = static_cast<size_t>(plan.cols);
       for (size_t k = 0; k < cols; ++k) mine[k] = static_cast<uint8_t>(mine[k] * map.factor + map.offset);
       std::memset(mine + cols, Layout::kZeroCode, padded - cols);

@@ -2,9 +2,10 @@
 //
 //   w8 -> W8    w4 -> W4    w3 -> W4 (u + 4)    t2, t5 -> T2    w1 -> T2 (2u)    f8 -> F8    w4c: MXFP4, NVFP4 -> Mxfp4
 //   w2 -> T2: u - 2 = -((3 - u) - 1), so codes 3 - u, and scales and zero points negated
+//   wn, part by part: its base as w2, a residual plane -> Signs
 //
-// NF4 (its values need more than bf16) and wn (a second scale per plane) have no atoms; nor have groups that are no
-// multiple of the format's kGroupCols. Such matrices are decoded instead.
+// NF4 has no atoms (its values need more than bf16), nor has wn as a whole, nor groups that are no multiple of the
+// format's kGroupCols. Such matrices are decoded instead.
 #pragma once
 
 #include <vector>
@@ -15,7 +16,9 @@
 namespace smoe {
 
 // How matrices of the same width are laid out as one. Everything is in bytes, so that a caller can lay out pieces.
+constexpr int kWholeMatrix = -1, kNestedBase = 0;  // part 1 and further ones: residual planes
 struct AtomPlan {
+  int part = kWholeMatrix;
   cu::AtomFormat format = cu::AtomFormat::Bf16;
   cu::ScaleType scale_type = cu::ScaleType::F32;
   bool zeros = false;
@@ -27,8 +30,10 @@ struct AtomPlan {
 };
 
 // For matrices of one width below each other, in a map of padded_cols >= cols columns, which is even. False: their
-// codes have no atom format, or no common one.
-bool plan_atoms(const std::vector<const PackedMatrix*>& matrices, int64_t padded_cols, AtomPlan* plan);
+// codes have no atom format, or no common one. part: of bit-nested matrices; rows of those that have fewer planes are
+// padding.
+bool plan_atoms(const std::vector<const PackedMatrix*>& matrices, int64_t padded_cols, AtomPlan* plan,
+                int part = kWholeMatrix);
 
 // Where a row of a row block comes from; no matrix: padding, which is zero.
 struct AtomRow {

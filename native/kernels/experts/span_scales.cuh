@@ -22,8 +22,9 @@ struct SpanScale {
   float scale[2], zero[2];
 };
 
-// kCols: how many columns are taken at a time. Where it is not 64, groups are of whole such pieces.
-template <int kCols = kHalfCols>
+// kCols: how many columns are taken at a time. Where it is not 64, groups are of whole such pieces. zeros: whether
+// there can be zero points.
+template <int kCols = kHalfCols, bool zeros = true>
 class SpanScales {
  public:
   // From column `col` of a block of `padded` columns on.
@@ -41,7 +42,7 @@ class SpanScales {
     if (!symmetric()) look_up(zeros_, ahead_.zero);
   }
   SMOE_DEVICE int spans() const { return kCols == kHalfCols ? spans_ : 1; }
-  SMOE_DEVICE bool symmetric() const { return zeros_ == nullptr; }
+  SMOE_DEVICE bool symmetric() const { return !zeros || zeros_ == nullptr; }
   // Before each kCols columns.
   SMOE_DEVICE void next() {
     if (left_ == 0) {

@@ -104,7 +104,9 @@ void check_bytes() {
 }
 
 float element(const CodeAtoms& m, int64_t row, int64_t col) {
-  return code_element(m.view(m.atoms.data(), m.scales.data(), m.zeros.data()), m.plan.padded_cols, row, col);
+  float value = code_element(m.view(m.atoms.data(), m.scales.data(), m.zeros.data()), m.plan.padded_cols, row, col);
+  for (const CodeAtoms& plane : m.planes) value += element(plane, row, col);
+  return value;
 }
 
 const std::vector<CodeSpec> kSpecs = {
@@ -135,6 +137,7 @@ TEST_CASE("codes: layouts are bijections") {
   check_layout<T2Codes>();
   check_layout<F8Codes>();
   check_layout<Mxfp4Codes>();
+  check_layout<SignCodes>();
 }
 
 TEST_CASE("codes: fragments are exact for every code in every place") {
@@ -143,6 +146,7 @@ TEST_CASE("codes: fragments are exact for every code in every place") {
   check_fragments<T2Codes>();
   check_fragments<F8Codes>();
   check_fragments<Mxfp4Codes>();
+  check_fragments<SignCodes>();
 }
 
 TEST_CASE("codes: bytes lie in the order of K that activations have, in every place") {
@@ -196,6 +200,37 @@ TEST_CASE("codes: packed matrices keep their values") {
       }
     }
   }
+}
+
+TEST_CASE("codes: bit-nested matrices keep their values, whatever their planes") {
+  unsigned seed = 30;
+  const auto nested = [&](int group, int cols, int planes) {
+    CodeSpec spec{WeightFormat::WN, group, seed % 2 == 0};
+    spec.planes = planes;
+    return coded_matrix(spec, 35, cols, seed++);
+  };
+  for (const int cols : {64, 320, 40}) {
+    const CodedMatrix m = nested(cols == 40 ? 0 : 32, cols, 3), other = nested(cols == 320 ? 64 : 0, cols, 1);
+    const CodeAtoms plain(m.packed, cols % 64), glu(m.packed, other.packed);
+    CHECK(plain.planes.size() == 3);
+    for (int64_t row = 0; row < 48; ++row) {
+      for (int64_t col = 0; col < cols; ++col) {
+        REQUIRE(element(plain, row, col) == (row < 35 ? m.values[static_cast<size_t>(row * cols + col)] : 0));
+      }
+    }
+    for (int64_t feature = 0; feature < 40; ++feature) {
+      for (int64_t col = 0; col < cols; ++col) {
+        const size_t at = static_cast<size_t>(feature * cols + col);
+        const int64_t row = feature / 8 * 16 + feature % 8;
+        REQUIRE(element(glu, row, col) == (feature < 35 ? m.values[at] : 0));
+        REQUIRE(element(glu, row + 8, col) == (feature < 35 ? other.values[at] : 0));
+      }
+    }
+  }
+  AtomPlan plan;
+  const CodedMatrix four = coded_matrix({WeightFormat::W4, 32}, 35, 64, 7), wn = nested(32, 64, 2);
+  CHECK_FALSE(plan_atoms({&four.packed, &wn.packed}, 64, &plan, kNestedBase));
+  CHECK_FALSE(plan_atoms({&wn.packed}, 64, &plan));
 }
 
 TEST_CASE("codes: gate and up of different groups and formats meet where they can") {

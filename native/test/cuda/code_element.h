@@ -17,6 +17,8 @@ inline float code_value(AtomFormat format, int code) {
       return static_cast<float>(code - 8);
     case AtomFormat::T2:
       return static_cast<float>(code - 1);
+    case AtomFormat::Signs:
+      return static_cast<float>(2 * code - 1);
     case AtomFormat::F8:
       return to_float(e4m3{static_cast<uint8_t>(code)});
     default:

@@ -62,6 +62,8 @@ Outcome run_down(const ExpertInputs& in, const Step& s, const std::vector<float>
   args.experts = in.c.experts;
   args.weight_on_input = in.c.weight_on_input;
   args.bf16_only = in.bf16_only() && !general;
+  auto read = gpu.constant(planes_read(in.c.down_codes, in.c.experts), "planes read");
+  args.nested = {has_planes(in.c.down_codes), read.data()};
   args.num_tokens = tokens.data();
   args.max_tokens = in.c.tokens + s.padding + more_tokens;
   args.slots = seed % 2 == 0 ? in.c.slots : 0;  // experts of many tokens then come in parts
@@ -238,6 +240,32 @@ TEST_CASE("down_combine: parts") {
   ExpertCase wide{64, 3, 1, 24, 72, seed};
   wide.x_parts = wide.w_parts = 3;
   check(wide, plain(ResidualKind::Update), false);
+}
+
+TEST_CASE("down_combine: residual planes, some or all of them, beside other formats") {
+  unsigned seed = 400;
+  for (const int x_parts : {1, 3}) {
+    ExpertCase c{9, 9, 5, 40, 384, seed++};
+    c.down_codes = nested_codes(384);
+    c.x_parts = c.w_parts = x_parts;
+    c.biases = true;
+    check(c, plain(ResidualKind::Add), x_parts == 1);
+    c.tokens = 1;
+    c.slots = 9;
+    c.width = 320;
+    c.down_codes = nested_codes(320);
+    check(c, plain(ResidualKind::Add), false);
+    ExpertCase many{40, 3, 2, 24, 192, seed++};
+    many.x_parts = x_parts;
+    many.down_codes = nested_codes(192);
+    many.down_codes.resize(3);
+    check(many, plain(ResidualKind::Add), false);
+    many.tokens = 3;
+    many.width = 2112;
+    many.down_codes = nested_codes(2112);
+    many.down_codes.resize(3);
+    check(many, plain(ResidualKind::Add), false);
+  }
 }
 
 TEST_CASE("down_combine: codes, every format in one layer, groups and rows, whole atoms and not") {

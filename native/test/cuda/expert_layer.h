@@ -3,8 +3,7 @@
 
 #include <memory>
 
-#include "coded_matrix.h"
-#include "gpu.h"
+#include "device_codes.h"
 #include "kernels/dispatch/dispatch.h"
 #include "kernels/experts/atoms.h"
 #include "layer/reference.h"
@@ -145,7 +144,7 @@ struct ExpertInputs {
 // The experts' matrices on the device. They lie in descending order, so that only the table leads to them.
 class ExpertMatrices {
   std::vector<emu::Buffer<U32x4>> atoms_;
-  std::vector<emu::Buffer<unsigned char>> planes_;
+  DeviceCodes codes_;
 
  public:
   emu::Buffer<AtomMatrix> table;
@@ -162,10 +161,7 @@ class ExpertMatrices {
     for (int e = in.c.experts - 1; e >= 0; --e) {
       AtomMatrix& matrix = entries[ExpertInputs::size(e)];
       if (const std::unique_ptr<CodeAtoms> coded = codes(e)) {
-        atoms_.push_back(gpu.constant(coded->atoms, name));
-        planes_.push_back(gpu.constant(coded->scales, "scales"));
-        planes_.push_back(gpu.constant(coded->zeros, "zeros"));
-        matrix = coded->view(atoms_.back().data(), planes_[planes_.size() - 2].data(), planes_.back().data());
+        matrix = codes_.upload(gpu, *coded, name);
         continue;
       }
       std::vector<bf16> packed;

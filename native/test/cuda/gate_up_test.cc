@@ -36,6 +36,8 @@ std::vector<bf16> run_gate_up(const ExpertInputs& in, const Run& mode, uint64_t 
   args.activation = in.c.activation;
   args.weight_on_input = in.c.weight_on_input;
   args.bf16_only = in.bf16_only() && !how.general;
+  auto read = gpu.constant(planes_read(in.c.gate_up_codes, in.c.experts), "planes read");
+  args.nested = {has_planes(in.c.gate_up_codes), read.data()};
   args.max_tokens = how.max_tokens;
   args.slots = seed % 2 == 0 ? in.c.slots : 0;  // experts of many tokens then come in parts
   args.blocks = how.blocks;
@@ -253,6 +255,34 @@ TEST_CASE("gate_up: codes, many tokens, extreme codes, narrow matrices") {
   check(narrow);
   narrow.x_parts = 3;
   check(narrow, kTwo);
+}
+
+TEST_CASE("gate_up: residual planes, some or all of them, beside other formats") {
+  unsigned seed = 400;
+  for (const int x_parts : {1, 3}) {
+    for (const int hidden : {320, 384}) {
+      for (const bool glu : {true, false}) {
+        ExpertCase c{hidden == 320 ? 9 : 5, 9, 5, hidden, glu ? 24 : 32, seed++};
+        c.gate_up_codes = nested_codes(hidden);
+        c.x_parts = c.w_parts = x_parts;
+        c.glu = glu;
+        c.biases = c.weight_on_input = glu;
+        check(c, glu && hidden == 320 ? all_runs() : kTwo);
+      }
+    }
+    ExpertCase many{40, 3, 2, 192, 8, seed++};
+    many.x_parts = x_parts;
+    const auto check_width = [&](int hidden) {
+      many.hidden = hidden;
+      many.gate_up_codes = nested_codes(hidden);
+      many.gate_up_codes.resize(3);
+      check(many, kTwo);
+    };
+    check_width(192);
+    many.tokens = 1;
+    check_width(2112);  // in slices, of which those of a plane hold other columns than those of the base
+    check_width(40);    // less than an atom
+  }
 }
 
 TEST_CASE("gate_up: slices of K, in every number that there is") {

@@ -3,8 +3,7 @@
 
 #include <memory>
 
-#include "coded_matrix.h"
-#include "gpu.h"
+#include "device_codes.h"
 
 namespace smoe::cu::test {
 
@@ -89,16 +88,11 @@ inline void check_grouped(const GroupedCase& c) {
       m[e].part_step = int64_t(atoms.size() / parts);
       m[e].format = c.exact ? AtomFormat::Bf16x3 : AtomFormat::Bf16;
     }
-    std::vector<emu::Buffer<U32x4>> code_atoms;
-    std::vector<emu::Buffer<unsigned char>> planes_of_codes;
+    DeviceCodes codes;
     for (size_t e = 0; e < experts; ++e) {
-      if (coded[e] == nullptr) continue;
-      code_atoms.push_back(gpu.constant(coded[e]->atoms, "codes"));
-      planes_of_codes.push_back(gpu.constant(coded[e]->scales, "scales"));
-      const unsigned char* const scales = planes_of_codes.back().data();
-      planes_of_codes.push_back(gpu.constant(coded[e]->zeros, "zeros"));
-      m[e] = coded[e]->view(code_atoms.back().data(), scales, planes_of_codes.back().data());
+      if (coded[e] != nullptr) m[e] = codes.upload(gpu, *coded[e], "codes");
     }
+    auto read = gpu.constant(planes_read(c.codes, int(experts)), "planes read");
     auto dm = gpu.constant(m, "matrices");
     auto dx = gpu.array(planes, "x");
     auto dg = gpu.array(gather, "gather"), dof = gpu.array(offset, "offset");
@@ -119,6 +113,7 @@ inline void check_grouped(const GroupedCase& c) {
     args.max_groups = std::vector<int>{1, 8, 20, 40, 60, 1000}[seed % 6];  // every choice of tile
     args.bf16_only = !c.exact && c.codes.empty();
     args.no_codes = c.codes.empty() && seed % 2 == 0;
+    args.nested = {has_planes(c.codes), read.data()};
     if (c.out_parts == 0) args.out_f32 = out.data();
     if (c.out_parts > 0) args.out = {out_planes.data(), int64_t(p * f), c.out_parts};
     args.blocks = int(seed % 3 + 1);

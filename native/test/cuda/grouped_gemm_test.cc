@@ -77,6 +77,22 @@ TEST_CASE("grouped_gemm: codes, every format in one layer") {
   check_grouped(c);
 }
 
+TEST_CASE("grouped_gemm: residual planes, some or all of them, beside other formats") {
+  for (const int k : {320, 384, 44}) {
+    for (const bool exact : {false, true}) {
+      GroupedCase c = shape(k, k == 384 ? 136 : 24, {3, 1, 33, 9, 2, 8, 70, 17, 5}, k != 384, exact);
+      c.codes = nested_codes(k);
+      c.exact = exact;
+      check_grouped(c);
+    }
+  }
+  GroupedCase c = shape(1088, 40, {5, 33, 40, 1, 64, 2}, false, false);
+  c.codes = nested_codes(1088);
+  c.codes.resize(6);
+  c.out_parts = 1;
+  check_grouped(c);
+}
+
 TEST_CASE("grouped_gemm: no rows") { check_grouped(shape(40, 24, {0, 0})); }
 
 TEST_CASE("grouped_gemm: no bank conflicts") {

@@ -4,7 +4,7 @@
 #include "../cuda/code_element.h"
 #include "../cuda/coded_matrix.h"
 #include "../emulated_device.h"
-#include "device/matrix.h"
+#include "device/nested_matrix.h"
 
 using namespace smoe;
 using namespace smoe_test;
@@ -72,6 +72,50 @@ TEST_CASE("codes on a device: plain and padded, gate and up (emulated)") {
       }
     }
   }
+}
+
+TEST_CASE("bit-nested matrices on a device: base and planes, padded, or not kept (emulated)") {
+  const std::shared_ptr<Device> device = emulated_device();
+  ThreadPool pool(2);
+  const auto nested = [](int planes, unsigned seed) {
+    CodeSpec spec{WeightFormat::WN, 32, true};
+    spec.planes = planes;
+    return coded_matrix(spec, 37, 128, seed);
+  };
+  const CodedMatrix m = nested(3, 1), other = nested(1, 2), none = nested(0, 3);
+  const CodedMatrix four = coded_matrix({WeightFormat::W4, 32}, 37, 128, 4);
+  const auto check = [&](const DeviceMatrix& matrix, auto expected) {
+    std::vector<Downloaded> parts;
+    parts.reserve(1 + matrix.planes.size());  // they point into themselves
+    parts.emplace_back(*device, matrix);
+    for (const DeviceMatrix& plane : matrix.planes) parts.emplace_back(*device, plane);
+    for (int64_t row = 0; row < matrix.rows; ++row) {
+      for (int64_t col = 0; col < matrix.cols; ++col) {
+        float sum = 0;
+        for (const Downloaded& part : parts) sum += part.at(row, col);
+        REQUIRE(sum == expected(row, col));
+      }
+    }
+  };
+  bool kept = false;
+  DeviceMatrix plain, pair, base;
+  REQUIRE(upload_nested_padded(*device, m.packed, 60, 150, pool, nullptr, &plain, &kept).ok());
+  CHECK(kept);
+  CHECK(plain.view.plane_count == 3);
+  check(plain, [&](int64_t row, int64_t col) { return value(m, row, col); });
+  REQUIRE(upload_nested_gate_up_padded(*device, m.packed, other.packed, 48, 128, pool, nullptr, &pair, &kept).ok());
+  CHECK(kept);
+  CHECK(pair.view.plane_count == 3);
+  check(pair, [&](int64_t row, int64_t col) { return value(row % 16 < 8 ? m : other, row / 16 * 8 + row % 8, col); });
+  REQUIRE(upload_nested_padded(*device, none.packed, 37, 128, pool, nullptr, &base, &kept).ok());
+  CHECK(kept);
+  CHECK(base.view.plane_count == 0);
+  DeviceMatrix untouched;
+  REQUIRE(upload_nested_gate_up_padded(*device, m.packed, four.packed, 48, 128, pool, nullptr, &untouched, &kept).ok());
+  CHECK_FALSE(kept);
+  REQUIRE(upload_nested_padded(*device, four.packed, 37, 128, pool, nullptr, &untouched, &kept).ok());
+  CHECK_FALSE(kept);
+  CHECK(untouched.empty());
 }
 
 TEST_CASE("codes on a device: below each other and side by side (emulated)") {

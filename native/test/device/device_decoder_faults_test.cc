@@ -26,10 +26,6 @@ TEST_CASE("a refused call to the device decoder changes nothing (emulated)") {
   const int32_t target = 61;
   args.targets = &target;
   CHECK(session.forward(args, {1}).code() == Code::TokenOutOfRange);
-  args = {};
-  const std::vector<uint8_t> bits(5, 8);
-  args.expert_bits = bits.data();
-  CHECK(session.forward(args, {1}).code() == Code::InvalidArgument);
   CancelFlag flag;
   flag.set = true;
   args = {};

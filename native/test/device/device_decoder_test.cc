@@ -22,6 +22,18 @@ void check_device(const TinyOptions& options, size_t tokens = 12) {
   check_model(tiny(options), options.seed + 100, tokens);
 }
 
+void quantize_to(WeightFormat format, PackedMatrix* matrix) {
+  std::vector<float> values(static_cast<size_t>(matrix->rows * matrix->cols));
+  for (int64_t row = 0; row < matrix->rows; ++row) unpack_row(*matrix, row, values.data() + row * matrix->cols);
+  QuantizedMatrix codes;
+  const MatrixSource source{values.data(), Dtype::F32, matrix->rows, matrix->cols};
+  REQUIRE(quantize_rtn(source, format, matrix->cols, false, &codes).ok());
+  REQUIRE(pack_quantized(codes, matrix).ok());
+}
+void quantize_expert_to(WeightFormat format, ExpertWeights* expert) {
+  for (PackedMatrix* matrix : {&expert->gate, &expert->up, &expert->down}) quantize_to(format, matrix);
+}
+
 }  // namespace
 
 TEST_CASE("device decoder equals the double-precision reference (emulated)") {
@@ -258,17 +270,8 @@ TEST_CASE("quantized weights on the device equal the reference over what they de
     options.latent = even_latent();
   }
   Decoder model = tiny(options);
-  const auto quantize = [&](PackedMatrix* matrix) {
-    std::vector<float> values(static_cast<size_t>(matrix->rows * matrix->cols));
-    for (int64_t row = 0; row < matrix->rows; ++row) unpack_row(*matrix, row, values.data() + row * matrix->cols);
-    QuantizedMatrix codes;
-    const MatrixSource source{values.data(), Dtype::F32, matrix->rows, matrix->cols};
-    REQUIRE(quantize_rtn(source, format, matrix->cols, false, &codes).ok());
-    REQUIRE(pack_quantized(codes, matrix).ok());
-  };
-  const auto quantize_expert = [&](ExpertWeights* expert) {
-    for (PackedMatrix* matrix : {&expert->gate, &expert->up, &expert->down}) quantize(matrix);
-  };
+  const auto quantize = [&](PackedMatrix* matrix) { quantize_to(format, matrix); };
+  const auto quantize_expert = [&](ExpertWeights* expert) { quantize_expert_to(format, expert); };
   quantize(&model.embedding);
   quantize(&model.output);
   for (DecoderLayer& layer : model.layers) {
@@ -284,4 +287,64 @@ TEST_CASE("quantized weights on the device equal the reference over what they de
     quantize_expert(&layer.moe->shared[0]);
   }
   check_model(model, 5);
+}
+
+TEST_CASE(
+    "bit-nested experts: bits per layer and expert, of calls and of steps from a graph, as on the CPU (emulated)") {
+  TinyOptions options;
+  options.pattern = "mdm";
+  Decoder model = tiny(options);
+  for (DecoderLayer& layer : model.layers) {
+    if (layer.moe == nullptr) continue;
+    for (ExpertWeights& expert : layer.moe->experts) quantize_expert_to(WeightFormat::WN, &expert);
+  }
+  const std::unique_ptr<DeviceDecoder> decoder = upload(model);
+  const std::vector<int32_t> ids = random_ids(9, model.vocab, 6);
+  const std::vector<uint8_t> low(10, 2), mixed = {2, 3, 4, 2, 8, 3, 3, 2, 4, 8};
+  // All logits; without `bits` at all planes.
+  const auto logits = [&](auto& session, const std::vector<uint8_t>* bits) {
+    std::vector<float> out(ids.size() * static_cast<size_t>(model.vocab), NAN);
+    Decoder::Forward args;
+    args.all_logits = true;
+    args.logits = out.data();
+    if (bits != nullptr) args.expert_bits = bits->data();
+    const Status status = session.forward(args, ids);
+    REQUIRE_MESSAGE(status.ok(), status.message());
+    return out;
+  };
+  const auto on_device = [&](const std::vector<uint8_t>* bits) {
+    DeviceSession session(*decoder);
+    return logits(session, bits);
+  };
+  const auto on_cpu = [&](const std::vector<uint8_t>* bits) {
+    Session session(model);
+    return logits(session, bits);
+  };
+  const std::vector<float> all = on_device(nullptr);
+  CHECK(distance(all, on_cpu(nullptr)) <= kExactTolerance);
+  CHECK(distance(on_device(&mixed), on_cpu(&mixed)) <= kExactTolerance);
+  CHECK(distance(on_device(&low), on_cpu(&low)) <= kExactTolerance);
+  CHECK(distance(on_device(&low), all) > 100 * kExactTolerance);
+  CHECK(same_bits(on_device(nullptr), all));
+
+  // One graph serves calls at all bits and at fewer.
+  const auto steps = [&](const std::vector<uint8_t>& bits, int count) {
+    DeviceSession session(*decoder);
+    std::vector<int32_t> tokens = {session.step({1, 2, 3})};
+    for (int i = 0; i < count; ++i) {
+      const std::vector<int32_t> one = {tokens.back()};
+      Decoder::Forward args;
+      args.expert_bits = bits.data();
+      int32_t token = -1;
+      REQUIRE(decoder->step(DeviceSession::with(args, one), {}, *session.cache, &token).ok());
+      tokens.push_back(token);
+    }
+    return tokens;
+  };
+  const std::vector<uint8_t> whole(10, 8);
+  const std::vector<int32_t> before = steps(low, 4), after = steps(whole, 4);
+  CHECK(decoder->graphs() > 0);
+  CHECK(steps(low, 4) == before);
+  CHECK(steps(whole, 4) == after);
+  CHECK(before != after);
 }

@@ -41,6 +41,19 @@ MoeLayer make_layer(Random& random, const Shape& shape) {
   return layer;
 }
 
+// Bit-nested, in groups of 32 columns where they divide them.
+PackedMatrix nested_matrix(Random& random, int64_t rows, int64_t cols, int planes) {
+  const std::vector<float> values = random.row(rows * cols, 1 / std::sqrt(static_cast<float>(cols)));
+  RtnOptions options;
+  options.group = cols % 32 == 0 ? 32 : cols;
+  options.planes = planes;
+  QuantizedMatrix codes;
+  REQUIRE(quantize_rtn({values.data(), Dtype::F32, rows, cols}, WeightFormat::WN, options, &codes).ok());
+  PackedMatrix packed;
+  REQUIRE(pack_quantized(codes, &packed).ok());
+  return packed;
+}
+
 // f32 sums of at most 40 + 48 terms and an activation on both sides, relative to magnitudes that are a few times the
 // results; in fast the units of one side may round to the other bf16.
 void check_close(const std::vector<float>& got, const std::vector<float>& want, Precision precision) {
@@ -307,6 +320,55 @@ TEST_CASE("the same bits under every schedule and order of blocks (emulated)") {
   }
 }
 
+EMULATED_TEST_CASE("bit-nested experts at the bits of a call: as on the CPU, on every path") {
+  CpuBackend cpu;
+  for (const Precision precision : {Precision::Exact, Precision::Fast}) {
+    for (const bool glu : {true, false}) {
+      Random random(11);
+      Shape shape;
+      shape.hidden = 64;
+      shape.width = 32;
+      shape.precision = precision;
+      MoeLayer layer = make_layer(random, shape);
+      layer.config.glu = glu;
+      if (!glu) layer.config.activation = Activation::GeluErf;
+      for (size_t e = 0; e < 4; ++e) {  // the others stay in bf16
+        const int planes = static_cast<int>(e);
+        ExpertWeights& expert = layer.experts[e];
+        if (glu) expert.gate = nested_matrix(random, 32, 64, planes + 1);
+        expert.up = nested_matrix(random, 32, 64, 4 - planes);
+        expert.down = nested_matrix(random, 64, 32, planes);
+      }
+      if (!glu) {
+        for (ExpertWeights& expert : layer.experts) expert.gate = PackedMatrix();
+        layer.shared[0].gate = PackedMatrix();
+      }
+      const uint8_t some[6] = {2, 3, 8, 4, 2, 8}, all[6] = {8, 8, 8, 8, 8, 8};
+      for (const int64_t tokens : {1, 23, 24, 65}) {
+        CAPTURE(tokens);
+        const std::vector<float> hidden = random.row(tokens * shape.hidden);
+        const auto out = [&](Backend& on, const uint8_t* bits) {
+          std::vector<float> out(hidden.size(), NAN);
+          MoeLayer::Forward args;
+          args.hidden = hidden.data();
+          args.tokens = tokens;
+          args.expert_bits = bits;
+          args.out = out.data();
+          REQUIRE(on.forward(layer, args).ok());
+          return out;
+        };
+        layer.config.precision = Precision::Exact;
+        const std::vector<float> want = out(cpu, some);
+        layer.config.precision = precision;
+        const std::vector<float> got = out(backend, some), whole = out(backend, nullptr);
+        check_close(got, want, precision);
+        CHECK(same_bits(whole, out(backend, all)));
+        CHECK_FALSE(same_bits(got, whole));
+      }
+    }
+  }
+}
+
 TEST_CASE("what the kernels cannot do is refused before any work (emulated)") {
   Random random(10);
   ThreadPool pool(1);
@@ -317,12 +379,7 @@ TEST_CASE("what the kernels cannot do is refused before any work (emulated)") {
   CHECK_MESSAGE(status.message().find("at most 32 of 1024 experts") != std::string::npos, status.message());
 
   MoeLayer nested = make_layer(random, Shape());
-  const std::vector<float> values = random.row(40 * 24);
-  QuantizedMatrix codes;
-  RtnOptions options;
-  options.planes = 2;
-  REQUIRE(quantize_rtn({values.data(), Dtype::F32, 40, 24}, WeightFormat::WN, options, &codes).ok());
-  REQUIRE(pack_quantized(codes, &nested.experts[0].down).ok());
+  nested.experts[0].gate = nested_matrix(random, 24, 40, 2);  // beside an up projection of another format
   REQUIRE(DeviceMoeLayer::create(emulated_device(), nested, pool, nullptr, &made).ok());
   const std::vector<float> hidden = random.row(40);
   std::vector<float> out(40, 5.0f);
@@ -336,6 +393,8 @@ TEST_CASE("what the kernels cannot do is refused before any work (emulated)") {
   CHECK(status.code() == Code::InvalidArgument);
   CHECK_MESSAGE(status.message().find("expert bits") != std::string::npos, status.message());
   CHECK(out == std::vector<float>(40, 5.0f));
+  args.expert_bits = nullptr;
+  CHECK(made->forward(args).ok());
 
   MoeLayer on_input = make_layer(random, Shape());
   on_input.config.router.weight_on_input = true;

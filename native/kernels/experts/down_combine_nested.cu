@@ -1,0 +1,10 @@
+// K3 of matrices with residual planes.
+#include "kernels/experts/down_combine_launch.h"
+
+namespace smoe::cu {
+
+int down_combine_nested(Stream stream, const DownCombineArgs& args) {
+  return args.h.parts == 3 ? down_combine_planes<3>(stream, args) : down_combine_planes<1>(stream, args);
+}
+
+}  // namespace smoe::cu
