@@ -31,6 +31,11 @@ int64_t scale_bytes(const WeightFormatSpec& f, int64_t blocks, int64_t cols) {
   return blocks * ceil_div(atoms_in_row(f, cols) * atom_cols(f.format), f.group) * 16 * scale_size(f.scale_type);
 }
 
+// Of a format's planes: halves of what is before them, whose scales are all 1.
+WeightFormatSpec plane_spec(const WeightFormatSpec& f) {
+  return {f.name, AtomFormat::Signs, f.group, f.scale_type, false};
+}
+
 Fill fill_of(AtomFormat format) {
   switch (format) {
     case AtomFormat::Bf16:
@@ -55,6 +60,8 @@ float code_deviation(AtomFormat format) {
       return 100;
     case AtomFormat::Mxfp4:
       return 2.9f;
+    case AtomFormat::Signs:
+      return 1.5f;
     default:
       return 0.75f;
   }
@@ -96,11 +103,43 @@ ExpertStack::ExpertStack(BenchDevice& device, const WeightFormatSpec& format, in
     }
     entries_.push_back(matrix);
   }
+  if (format.planes > 0) add_planes(device, format, row_blocks, cols, seed);
   table_ = DeviceBlock<AtomMatrix>(device, entries_);
 }
 
+void ExpertStack::add_planes(BenchDevice& device, const WeightFormatSpec& format, int64_t row_blocks, int64_t cols,
+                             uint32_t seed) {
+  const int experts = static_cast<int>(entries_.size());
+  zeros_ = {device, scales_.size()};
+  if (zeros_.data() == nullptr) return;
+  device.ok(
+      fill_random(device.stream(), {reinterpret_cast<uint32_t*>(zeros_.data()), zeros_.size() / 4, 0, Fill::Word, 1}));
+  std::vector<AtomMatrix> table;
+  for (int plane = 0; plane < format.planes; ++plane) {
+    planes_.emplace_back(device, plane_spec(format), experts, row_blocks, cols,
+                         seed + 100 + static_cast<uint32_t>(plane));
+  }
+  for (int e = 0; e < experts; ++e) {
+    for (int plane = 0; plane < format.planes; ++plane) {
+      table.push_back(planes_[static_cast<size_t>(plane)].entries()[static_cast<size_t>(e)]);
+      table.back().mul /= static_cast<float>(1 << plane);
+    }
+  }
+  plane_table_ = DeviceBlock<AtomMatrix>(device, table);
+  for (int e = 0; e < experts; ++e) {
+    AtomMatrix& matrix = entries_[static_cast<size_t>(e)];
+    matrix.zeros = zeros_.data() + e * scale_bytes(format, row_blocks, cols);
+    matrix.planes = plane_table_.data() + e * format.planes;
+    matrix.plane_count = format.planes;
+  }
+}
+
 int64_t ExpertStack::bytes_per_expert(const WeightFormatSpec& format, int64_t row_blocks, int64_t cols) {
-  return atom_bytes(format, row_blocks, cols) + scale_bytes(format, row_blocks, cols);
+  const int64_t scales = scale_bytes(format, row_blocks, cols);
+  int64_t bytes = atom_bytes(format, row_blocks, cols) + scales;
+  if (format.planes == 0) return bytes;
+  bytes += scales;  // of zero points
+  return bytes + format.planes * bytes_per_expert(plane_spec(format), row_blocks, cols);
 }
 
 // The router's logits deviate by 1.28, as Gumbel noise does: with log(p) added, the k largest are then about a draw
@@ -239,6 +278,7 @@ void MoeRig::decode(int layer, int tokens, int64_t first) {
   up.experts = shape_.experts;
   up.activation = Activation::Silu;
   up.bf16_only = format_.format == AtomFormat::Bf16;
+  up.nested.any = format_.planes > 0;
   up.max_tokens = max_tokens;
   up.slots = shape_.k;
   up.blocks = 2 * device_.info().sms;
@@ -250,6 +290,7 @@ void MoeRig::decode(int layer, int tokens, int64_t first) {
   down.width = shape_.width;
   down.experts = shape_.experts;
   down.bf16_only = up.bf16_only;
+  down.nested = up.nested;
   down.num_tokens = route.num_tokens;
   down.max_tokens = max_tokens;
   down.slots = shape_.k;
@@ -294,6 +335,7 @@ void MoeRig::prefill(int layer, int64_t tokens, bool hopper, int64_t first) {
   up.features = shape_.width;
   up.glu = true;
   up.no_codes = up.bf16_only = format_.format == AtomFormat::Bf16;
+  up.nested.any = format_.planes > 0;
   up.activation = Activation::Silu;
   up.x = planes(layer, first);
   up.x_stride = shape_.hidden;

@@ -24,6 +24,7 @@ struct WeightFormatSpec {
   cu::ScaleType scale_type;
   bool wgmma;         // prefill on wgmma has it; on mma.sync every format
   bool int8 = false;  // int8 activations; else bf16 ones
+  int planes = 0;     // residual planes; then there are zero points, too
 };
 const std::vector<WeightFormatSpec>& bench_formats();
 
@@ -42,7 +43,11 @@ class ExpertStack {
   static int64_t bytes_per_expert(const WeightFormatSpec& format, int64_t row_blocks, int64_t cols);
 
  private:
-  DeviceBlock<unsigned char> atoms_, scales_;
+  void add_planes(BenchDevice& device, const WeightFormatSpec& format, int64_t row_blocks, int64_t cols, uint32_t seed);
+
+  DeviceBlock<unsigned char> atoms_, scales_, zeros_;
+  std::vector<ExpertStack> planes_;
+  DeviceBlock<cu::AtomMatrix> plane_table_;  // [experts][planes]
   std::vector<cu::AtomMatrix> entries_;
   DeviceBlock<cu::AtomMatrix> table_;
 };

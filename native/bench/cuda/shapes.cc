@@ -21,6 +21,7 @@ const std::vector<WeightFormatSpec>& bench_formats() {
       {"mxfp4", cu::AtomFormat::Mxfp4, 32, cu::ScaleType::E8m0, false},
       {"f8", cu::AtomFormat::F8, 128, cu::ScaleType::F32, false},
       {"t2", cu::AtomFormat::T2, 128, cu::ScaleType::F16, false},
+      {"wn", cu::AtomFormat::T2, 128, cu::ScaleType::F16, false, false, 2},
       {"w4a8", cu::AtomFormat::W4, 128, cu::ScaleType::F16, false, true},
       {"w8a8", cu::AtomFormat::W8, 128, cu::ScaleType::F16, false, true},
       {"t2a8", cu::AtomFormat::T2, 128, cu::ScaleType::F16, false, true},
