@@ -121,6 +121,12 @@ SMOE_DEVICE uint32_t lop3(uint32_t a, uint32_t b, uint32_t c) {
   asm("lop3.b32 %0, %1, %2, %3, %4;" : "=r"(result) : "r"(a), "r"(b), "r"(c), "n"(table));
   return result;
 }
+// to_float(f16) of types.h as one instruction. The bits of the f16 are the lower half of `bits`.
+SMOE_DEVICE float half_to_float(uint32_t bits) {
+  float result;
+  asm("{ .reg .b16 h; cvt.u16.u32 h, %1; cvt.f32.f16 %0, h; }" : "=f"(result) : "r"(bits));
+  return result;
+}
 SMOE_DEVICE uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
   uint32_t result;
   asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));

@@ -191,6 +191,8 @@ uint32_t lop3(uint32_t a, uint32_t b, uint32_t c) {
   }
   return result;
 }
+// to_float(f16) of types.h; one instruction on a GPU. The bits of the f16 are the lower half of `bits`.
+inline float half_to_float(uint32_t bits) { return to_float(f16{static_cast<uint16_t>(bits)}); }
 // a*b+c of both bf16 halves, each rounded once.
 uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c);
 // pack2() of types.h; one instruction on a GPU.

@@ -14,7 +14,7 @@ SMOE_DEVICE uint32_t plane_bits(const void* plane, ScaleType type, int64_t at) {
 }
 SMOE_DEVICE float plane_float(uint32_t bits, ScaleType type) {
   if (type == ScaleType::F32) return bit_cast<float>(bits);
-  if (type == ScaleType::F16) return to_float(f16{static_cast<uint16_t>(bits)});
+  if (type == ScaleType::F16) return half_to_float(bits);
   return bit_cast<float>(bits == 0 ? 0x00400000u : bits << 23);  // 2^-127 is subnormal
 }
 SMOE_DEVICE float plane_value(const void* plane, ScaleType type, int64_t at) {

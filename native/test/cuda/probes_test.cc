@@ -221,6 +221,12 @@ SMOE_KERNEL(128, 1) probe_pure(PureArgs args) {
   }
 }
 
+SMOE_KERNEL(256, 1) probe_half(PureArgs args) {
+  for (int i = bid() * nthreads() + tid(); i < args.count; i += nblocks() * nthreads()) {
+    stg(args.out + i, bit_cast<uint32_t>(half_to_float(ldg(args.in + i))));
+  }
+}
+
 }  // namespace
 
 TEST_CASE("probe: m16n8k16, every slot of A") {
@@ -285,4 +291,21 @@ TEST_CASE("probe: pure functions") {
   REQUIRE(launch(gpu.stream(), {4, 128, 0, false}, &probe_pure, PureArgs{from.data(), out.data(), 4096}) == 0);
   REQUIRE(gpu.fault() == "");
   compare_with_golden("prmt, lop3, fma_bf16x2, to_bf16, to_e4m3", out.download());
+}
+
+TEST_CASE("probe: every finite f16 as f32, subnormals and both zeros too") {
+  std::vector<uint32_t> in;
+  for (uint32_t bits = 0; bits < 65536; ++bits) {
+    if ((bits & 0x7C00) != 0x7C00) in.push_back(bits | bits << 16);  // the upper half is not looked at
+  }
+  Gpu gpu;
+  auto from = gpu.array(in, "in");
+  auto out = gpu.array<uint32_t>(in.size(), "out");
+  const PureArgs args{from.data(), out.data(), static_cast<int>(in.size())};
+  REQUIRE(launch(gpu.stream(), {4, 256, 0, false}, &probe_half, args) == 0);
+  REQUIRE(gpu.fault() == "");
+  const std::vector<uint32_t> got = out.download();
+  for (size_t i = 0; i < in.size(); ++i) {
+    REQUIRE(got[i] == bit_cast<uint32_t>(to_float(f16{static_cast<uint16_t>(in[i])})));
+  }
 }
