@@ -37,7 +37,8 @@ SMOE_DEVICE float adam_update(const ResidualStep& step, const ResidualState& sta
   return step.gamma1 * (p / sqrtf(v + step.eps));
 }
 
-// y: the layer's update; state and residual: base pointers of [T, H]; i: the element.
+// y: the layer's update; state and residual: base pointers of [T, H]; i: the element. The residual is asked for before
+// the state, whose store no later load may pass.
 SMOE_DEVICE float residual_step(const ResidualStep& step, const ResidualState& state, const float* residual, int64_t i,
                                 float y) {
   switch (step.kind) {
@@ -45,14 +46,19 @@ SMOE_DEVICE float residual_step(const ResidualStep& step, const ResidualState& s
       break;
     case ResidualKind::Add:
       return ldg(residual + i) + y;
-    case ResidualKind::Linear:
-      return fma(step.s, linear_state(step, state.m, i, y), ldg(residual + i));
-    case ResidualKind::Complex:
-      return fma(step.s, complex_state(step, state, i, y), ldg(residual + i));
+    case ResidualKind::Linear: {
+      const float x = ldg(residual + i);
+      return fma(step.s, linear_state(step, state.m, i, y), x);
+    }
+    case ResidualKind::Complex: {
+      const float x = ldg(residual + i);
+      return fma(step.s, complex_state(step, state, i, y), x);
+    }
     case ResidualKind::Adam: {
+      const float x = step.kappa == 1.0f ? 0.0f : ldg(residual + i);
       if (state.m != nullptr) linear_state(step, state.m, i, y);
       const float update = step.s * adam_update(step, state, i, y);
-      return step.kappa == 1.0f ? update : fma(1.0f - step.kappa, ldg(residual + i), update);
+      return step.kappa == 1.0f ? update : fma(1.0f - step.kappa, x, update);
     }
   }
   return y;

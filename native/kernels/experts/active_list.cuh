@@ -47,6 +47,21 @@ inline size_t active_bytes(int experts, int tokens, int slots, int tiles) {
   return static_cast<size_t>(list_entries(experts, tokens, slots, tiles)) * 20 + kListWarps * 4;
 }
 
+// What a list has of an expert's matrix. Of the constant table, so that a kernel may ask for it while it waits for the
+// launch before: another layer's table has driven it out of the caches.
+struct ListedMatrix {
+  uint64_t atoms;
+  int cols;   // of an atom; 0: Bf16x3
+  int apart;  // of slices
+};
+template <bool bf16_only, bool whole_groups>
+SMOE_DEVICE ListedMatrix listed_matrix(const AtomMatrix* matrix) {
+  const AtomFormat format = bf16_only ? AtomFormat::Bf16 : ldg(&matrix->format);
+  const int cols = atom_cols(format);
+  return {reinterpret_cast<uint64_t>(ldg(&matrix->atoms)), format == AtomFormat::Bf16x3 ? 0 : cols,
+          whole_groups ? slice_step(ldg(&matrix->group), cols) : 1};
+}
+
 // All of them, in ascending order, in shared memory: blocks look these up again and again, each time behind the latency
 // of three dependent loads if they lay in global memory. 20 bytes each. An expert with more than 8 NT tokens has
 // several entries.
@@ -73,22 +88,28 @@ class ActiveList {
     return e;
   }
 
-  // By the whole block, which may read the list behind the barrier at the end. Returns how many entries there are.
-  // whole_groups: slices must not cut groups of columns. Every expert is asked for its tokens, all at a time: one
-  // latency, where the list of active ones would cost one more for their number and one for their ids.
+  // Of the first expert that fill() gives this thread.
   template <bool bf16_only, bool whole_groups = false>
-  SMOE_DEVICE int fill(const DispatchBits& plan, const AtomMatrix* weights) const {
+  SMOE_DEVICE ListedMatrix first(const AtomMatrix* weights) const {
+    return listed_matrix<bf16_only, whole_groups>(weights + (tid() < experts_ ? tid() : 0));
+  }
+  // By the whole block, which may read the list behind the barrier at the end. Returns how many entries there are.
+  // whole_groups: slices must not cut groups of columns. matrix: what first() gave. Every expert is asked for its
+  // tokens, all at a time: one latency, where the list of active ones would cost one more for their number and one for
+  // their ids.
+  template <bool bf16_only, bool whole_groups = false>
+  SMOE_DEVICE int fill(const DispatchBits& plan, const AtomMatrix* weights, ListedMatrix matrix) const {
     int entries = 0;
     for (int first = 0; first < experts_; first += nthreads()) {
-      if (first > 0) sync();  // the totals before have been read
       const int expert = first + tid();
       const bool real = expert < experts_;
       const uint64_t mask = real ? ldg(plan.mask + expert) : 0;
       const int row0 = real ? ldg(plan.offset + expert) : 0;
-      const AtomMatrix* const matrix = weights + (real ? expert : 0);
-      const uint64_t atoms = reinterpret_cast<uint64_t>(ldg(&matrix->atoms));
-      const AtomFormat format = bf16_only ? AtomFormat::Bf16 : ldg(&matrix->format);
-      const int cols = atom_cols(format), apart = whole_groups ? slice_step(ldg(&matrix->group), cols) : 1;
+      if (first > 0) {
+        matrix = listed_matrix<bf16_only, whole_groups>(weights + (real ? expert : 0));
+        sync();  // the totals before have been read
+      }
+      const uint64_t atoms = matrix.atoms;
       const int parts = (popc(mask) + 8 * NT - 1) / (8 * NT);
       int until = parts;  // entries up to this expert's last
       for (int delta = 1; delta < 32; delta *= 2) {
@@ -104,7 +125,7 @@ class ActiveList {
         entries += total;
       }
       // log2 of an atom's columns, less three.
-      const int atom = format == AtomFormat::Bf16x3 ? 0 : ffs(static_cast<uint32_t>(cols)) - 4;
+      const int atom = matrix.cols == 0 ? 0 : ffs(static_cast<uint32_t>(matrix.cols)) - 4;
       static_assert(kRouteMaxExperts <= 1024 && kDispatchMaxTokens * kRouteMaxSlots <= 2048, "bits of narrow_");
       uint64_t left = mask;
       for (int part = 0; part < parts; ++part) {
@@ -113,7 +134,7 @@ class ActiveList {
         const uint64_t mine = NT < 8 ? left & ~rest : left;
         sts(wide_ + place + part, U32x4{{low(atoms), high(atoms), low(mine), high(mine)}});
         sts(narrow_ + place + part, static_cast<uint32_t>(expert | (row0 + part * 8 * NT) << 10 | atom << 21) |
-                                        static_cast<uint32_t>(apart) << 24);
+                                        static_cast<uint32_t>(matrix.apart) << 24);
         left = rest;
       }
     }

@@ -10,11 +10,11 @@
 namespace smoe::cu {
 
 // Token i / 16, column i % 16 of the block's 16, from its sum over the experts.
-SMOE_DEVICE void finish_column(const DownCombineArgs& args, int i, int64_t column0, float y) {
+SMOE_DEVICE void finish_column(const DownCombineArgs& args, int tokens, int i, int64_t column0, float y) {
   const int token = i / kAtomRows;
   const int64_t column = column0 + i % kAtomRows, at = off(token, args.hidden) + column;
   if (token >= args.max_tokens || column >= args.hidden) return;
-  if (token >= ldg(args.num_tokens)) {
+  if (token >= tokens) {
     stg(args.out + at, 0.0f);
     return;
   }
@@ -36,11 +36,12 @@ SMOE_HD constexpr int down_slice(bool bf16_only) { return bf16_only ? 512 : 1024
 SMOE_DEVICE void clear_sums(float* y) {
   for (int i = tid(); i < kDownSums; i += nthreads()) sts(y + i, 0.0f);
 }
-// All of the block's outputs. Rows past the 64 that can be tokens are padding.
-SMOE_DEVICE void finish_columns(const DownCombineArgs& args, int64_t column0, const float* y) {
+// All of the block's outputs. tokens: *args.num_tokens, read long before. Rows past the 64 that can be tokens are
+// padding.
+SMOE_DEVICE void finish_columns(const DownCombineArgs& args, int tokens, int64_t column0, const float* y) {
   SMOE_UNROLL1
   for (int i = tid(); i < args.max_tokens * kAtomRows; i += nthreads()) {
-    finish_column(args, i, column0, i < kDownSums ? lds(y + i) : 0.0f);
+    finish_column(args, tokens, i, column0, i < kDownSums ? lds(y + i) : 0.0f);
   }
 }
 
@@ -75,13 +76,15 @@ SMOE_KERNEL(32 * most_down_warps(bf16_only ? NT <= 4 : NT * XP <= 2), (NT * XP =
 down_combine(DownCombineArgs args) {
   SMOE_SMEM_DYN(unsigned char, base);
   const DecodeShared<NT> shared(base, args);
-  const int active = shared.list.template fill<bf16_only>(args.plan, args.weights);
+  const int active = shared.list.template fill<bf16_only>(args.plan, args.weights,
+                                                          shared.list.template first<bf16_only>(args.weights));
   const int64_t column0 = int64_t{bid()} * kAtomRows;
   const int shift = slice_shift(args.width, down_slice(bf16_only)), slices = 1 << shift, items = active << shift;
   const auto parts = part_runs<nested>(args.weights, args.nested);
   DecodeStream<NT, std::decay_t<decltype(parts)>> stream(
       shared.ring, {shared.list, args.width, shift, 0, 1, bid(), warp(), items, parts});
   pdl_wait();
+  const int tokens = ldg(args.num_tokens);
   float* const y = shared.down;
   clear_sums(y);
   const auto multiply = [&](int item, float* sums) {
@@ -112,7 +115,7 @@ down_combine(DownCombineArgs args) {
   };
   decode_rounds(shared, items, multiply, finish);
   pdl_trigger();
-  finish_columns(args, column0, y);
+  finish_columns(args, tokens, column0, y);
 }
 
 }  // namespace smoe::cu

@@ -14,11 +14,13 @@ down_combine_int8(DownCombineInt8Args args) {
   SMOE_SMEM_DYN(unsigned char, base);
   const DownCombineArgs& map = args.map;
   const DecodeShared<NT> shared(base, map);
-  const int active = shared.list.template fill<false, true>(map.plan, map.weights);
+  const int active = shared.list.template fill<false, true>(map.plan, map.weights,
+                                                            shared.list.template first<false, true>(map.weights));
   const int64_t column0 = int64_t{bid()} * kAtomRows;
   const int shift = slice_shift(map.width, down_slice(false)), slices = 1 << shift, items = active << shift;
   DecodeStream<NT> stream(shared.ring, {shared.list, map.width, shift, 0, 1, bid(), warp(), items, {}});
   pdl_wait();
+  const int tokens = ldg(map.num_tokens);
   float* const y = shared.down;
   clear_sums(y);
   const auto multiply = [&](int item, float* sums) {
@@ -45,7 +47,7 @@ down_combine_int8(DownCombineInt8Args args) {
   };
   decode_rounds(shared, items, multiply, finish);
   pdl_trigger();
-  finish_columns(map, column0, y);
+  finish_columns(map, tokens, column0, y);
 }
 
 }  // namespace smoe::cu

@@ -60,9 +60,10 @@ SMOE_KERNEL(32 * kGateUpWarps, (bf16_only || NT * XP <= 3 ? 2 : 1))
 gate_up(GateUpArgs args) {
   SMOE_SMEM_DYN(unsigned char, base);
   const DecodeShared<NT> shared(base, args);
+  const ListedMatrix matrix_ahead = shared.list.template first<bf16_only>(args.weights);
   pdl_wait();
   pdl_trigger();  // K3 reads its list, and its first weights, while this kernel ends
-  const UnitRange range(args, shared.list.template fill<bf16_only>(args.plan, args.weights));
+  const UnitRange range(args, shared.list.template fill<bf16_only>(args.plan, args.weights, matrix_ahead));
   const int shift = slice_shift(args.hidden, kGateUpSlice), slices = 1 << shift;
   const int items = (range.stop - range.first) << shift;
   const auto parts = part_runs<nested>(args.weights, args.nested);

@@ -14,9 +14,10 @@ gate_up_int8(GateUpInt8Args args) {
   SMOE_SMEM_DYN(unsigned char, base);
   const GateUpArgs& map = args.map;
   const DecodeShared<NT> shared(base, map);
+  const ListedMatrix matrix_ahead = shared.list.template first<false, true>(map.weights);
   pdl_wait();
   pdl_trigger();
-  const UnitRange range(map, shared.list.template fill<false, true>(map.plan, map.weights));
+  const UnitRange range(map, shared.list.template fill<false, true>(map.plan, map.weights, matrix_ahead));
   const int shift = slice_shift(map.hidden, kGateUpSlice), slices = 1 << shift;
   const int items = (range.stop - range.first) << shift;
   DecodeStream<NT> stream(shared.ring,

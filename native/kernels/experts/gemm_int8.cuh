@@ -96,7 +96,7 @@ SMOE_DEVICE void multiply_int8_tile(const CodeRows<kRows>& rows, const bf16* x, 
             stages = static_cast<int>(int8_stride(k) / kInt8Block);
   const int down = warp() % S::kDown * S::kBlocks, across = warp() / S::kDown * S::kTiles * 8;
   const int copied = block0 + warp() < blocks ? block0 + warp() : blocks - 1;
-  const U32x4* const codes = matrix.atoms + off(copied, atoms) * 32 + lane();
+  const U32x4* const codes = matrix.atoms + static_cast<uint32_t>(copied) * static_cast<uint32_t>(atoms) * 32 + lane();
   const auto copy_half = [&](int stage, int half, unsigned char* to) {
     if (half == 0) copy_bytes<Codes>(codes, k, stage, to);
     copy_rows(rows, x, stages * (kCodeChunks * 8), stage, half * (S::kCopies / 2),
@@ -160,8 +160,8 @@ SMOE_DEVICE void multiply_int8_tile(const CodeRows<kRows>& rows, const bf16* x, 
     for (int tile = 0; tile < S::kTiles; ++tile) start(tile);
     left = scales.left > 0 ? units : kWhole;
   };
-  const int codes_at = down * 512 + lane() * 16;
-  const int rows_at = S::kCodeBytes + (across + lane() / 16 * 8 + lane() % 8) * kInt8Block;
+  const int reader = lane_read_here(), codes_at = down * 512 + reader * 16;
+  const int rows_at = S::kCodeBytes + (across + reader / 16 * 8 + reader % 8) * kInt8Block;
   int from = 0, to = (S::kRing - 1) * S::kStageBytes;  // stages being read and copied, in the ring
   const auto after = [](int stage) { return stage == (S::kRing - 1) * S::kStageBytes ? 0 : stage + S::kStageBytes; };
   U32x4 atom[S::kBlocks];

@@ -21,8 +21,9 @@ grouped_gemm_int8(GroupedGemmInt8Args args) {
   const GroupedGemmArgs& map = args.map;
   if (warp() == 0) list_tiles<TN>(map, kGemmBlocks, prefix);
   sync();
-  const int tiles = lds(prefix + map.experts), blocks = grouped_blocks(map), k = static_cast<int>(map.k);
-  for (int index = bid(); index < tiles; index += nblocks()) {
+  const int blocks = grouped_blocks(map), k = static_cast<int>(map.k);
+  // Their number is read anew each time, and so is the tile below: the multiplication needs all registers.
+  for (int index = bid(); index < lds(prefix + map.experts); index += nblocks()) {
     float acc[S::kBlocks][S::kTiles][4] = {};
     {
       const GroupedTile tile = tile_at<TN>(map, kGemmBlocks, prefix, index);
@@ -31,7 +32,6 @@ grouped_gemm_int8(GroupedGemmInt8Args args) {
       multiply_any_int8<TN>(rows_of_group(args.x, matrix.group), row_of, matrix, tile.block0, blocks, k,
                             tile.stop - tile.row0, ring, acc);
     }
-    // Once more, rather than in registers across the multiplication, which needs all of them.
     GroupedTile tile = tile_at<TN>(map, kGemmBlocks, prefix, index);
     const WarpRows mine = int8_warp_rows<TN>(tile.stop - tile.row0);
     const int row0 = tile.row0 + mine.first;

@@ -66,12 +66,14 @@ struct RouteDispatchArgs {
   const float* x = nullptr;  // [T, H]
   const void* w = nullptr;   // [E, H] row-major, bf16 or f32
   bool w_f32 = false;
-  const float* router_bias = nullptr;   // [E] added to logits, or null
-  const float* select_bias = nullptr;   // [E], read with config.has_bias
-  const int32_t* num_tokens = nullptr;  // on the device, at most max_tokens; rows from there on are not read
-  int max_tokens = 64;                  // at most 64: the grid
-  int64_t hidden = 0;                   // a multiple of 8
-  int splits = 1;                       // of K: route_splits()
+  const float* router_bias = nullptr;  // [E] added to logits, or null
+  const float* select_bias = nullptr;  // [E], read with config.has_bias
+  // On the device, at most max_tokens; rows from there on are not read. Not written by the launch before this one,
+  // which K1 does not wait for to read it.
+  const int32_t* num_tokens = nullptr;
+  int max_tokens = 64;  // at most 64: the grid
+  int64_t hidden = 0;   // a multiple of 8
+  int splits = 1;       // of K: route_splits()
   RouterConfig config;
   float* partials = nullptr;    // scratch [splits, 64, E]
   uint32_t* tickets = nullptr;  // scratch [9], zero before the first launch and after each

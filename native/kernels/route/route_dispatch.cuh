@@ -116,7 +116,7 @@ SMOE_DEVICE void route_multiply(const RouteWeights<W, M>& weights, const float* 
 }
 
 // This block's experts and tokens over its range of K: partials[split][token][expert]. The first weights, which are
-// constant, are asked for before the launch before this one has ended; the number of tokens comes after.
+// constant, and the number of tokens are asked for before the launch before this one has ended.
 template <class W, int M>
 SMOE_DEVICE int route_partials(const RouteDispatchArgs& args, int group, int block, float* stages, float* sums) {
   const int experts = static_cast<int>(args.config.experts);
@@ -126,8 +126,8 @@ SMOE_DEVICE int route_partials(const RouteDispatchArgs& args, int group, int blo
   const W* const w = static_cast<const W*>(args.w);
   RouteWeights<W, M> weights;
   route_load<W, M>(w, row0, experts, args.hidden, share.begin, share.end, weights);
-  pdl_wait();
   const int given = ldg(args.num_tokens), all = given < 0 ? 0 : given < args.max_tokens ? given : args.max_tokens;
+  pdl_wait();
   const int begin = group * route_group(M), end = begin + route_group(M) < all ? begin + route_group(M) : all;
   float* const mine = stages + warp() * kRouteStages * kRouteStage;
   RouteFeed feed{share, share.begin < share.end ? begin : end, share.begin, 0};

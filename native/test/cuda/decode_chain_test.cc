@@ -46,7 +46,7 @@ Outcome run_chain(const ExpertInputs& in, const std::vector<float>& router, cons
   auto x = gpu.array(in.x, "x");
   auto planes = gpu.array(planes_of(in.x, parts), "planes of x");
   auto rows = gpu.array<bf16>(64 * k * i * in.size(parts), "h");
-  auto num_tokens = gpu.array(std::vector<int32_t>{in.c.tokens}, "num_tokens");
+  auto num_tokens = gpu.constant(std::vector<int32_t>{in.c.tokens}, "num_tokens");
   auto partials = gpu.array<float>(in.size(splits) * 64 * e, "partials"), weights = gpu.array<float>(64 * k, "weights");
   auto tickets = gpu.array(std::vector<uint32_t>(9, 0), "tickets");
   auto ids = gpu.array<int32_t>(64 * k, "ids"), count = gpu.array<int32_t>(64, "count");

@@ -70,7 +70,7 @@ Result run(const Case& c, const Inputs<W>& in, const Run& mode, uint64_t seed = 
   auto w = gpu.constant(in.w, "w");
   auto router_bias = gpu.constant(in.router_bias, "router bias"), select_bias = gpu.constant(in.select_bias, "select");
   auto x = gpu.array(in.x, "x");
-  auto num_tokens = gpu.array(std::vector<int32_t>{c.tokens}, "num_tokens");
+  auto num_tokens = gpu.constant(std::vector<int32_t>{c.tokens}, "num_tokens");
   auto partials = gpu.array<float>(static_cast<size_t>(splits) * 64 * e, "partials");
   auto tickets = gpu.array(std::vector<uint32_t>(9, 0), "tickets");
   auto ids = gpu.array<int32_t>(t * k, "ids"), count = gpu.array<int32_t>(t, "count");

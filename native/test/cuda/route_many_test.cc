@@ -91,7 +91,7 @@ std::vector<float> k1_logits(const Case& c, const Inputs& in) {
     auto w_bf16 = gpu.constant(in.w_bf16, "w");
     auto router_bias = gpu.constant(in.router_bias, "router bias");
     auto select_bias = gpu.constant(in.select_bias, "select bias");
-    auto num_tokens = gpu.array(std::vector<int32_t>{tokens}, "num_tokens");
+    auto num_tokens = gpu.constant(std::vector<int32_t>{tokens}, "num_tokens");
     auto partials = gpu.array<float>(size(c.splits) * size(kDispatchMaxTokens) * e, "partials");
     auto tickets = gpu.array(std::vector<uint32_t>(9, 0), "tickets");
     auto ids = gpu.array<int32_t>(t * k, "ids"), count = gpu.array<int32_t>(t, "count");
