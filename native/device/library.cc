@@ -72,10 +72,10 @@ CudaLibrary load_cuda_library(const std::string& path) {
   const cu::CudaTable* const table = entry != nullptr ? entry() : nullptr;
   if (table == nullptr) {
     loaded.why = path + " is not a CUDA backend: it exports no smoe_cuda_table";
-  } else if (table->version != cu::kCudaTableVersion || table->bytes != sizeof(cu::CudaTable)) {
+  } else if (table->version != cu::kCudaTableVersion || table->bytes != cu::cuda_table_bytes()) {
     loaded.why = path + " belongs to another release (table version " + std::to_string(table->version) + " of " +
                  std::to_string(table->bytes) + " bytes, this one has version " +
-                 std::to_string(cu::kCudaTableVersion) + " of " + std::to_string(sizeof(cu::CudaTable)) +
+                 std::to_string(cu::kCudaTableVersion) + " of " + std::to_string(cu::cuda_table_bytes()) +
                  "): install both from the same release";
   } else {
     loaded.table = table;

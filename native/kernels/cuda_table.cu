@@ -18,7 +18,7 @@ CudaError launch_entry(void* stream, const Args* args) {
 CudaTable filled() {
   CudaTable table = {};
   table.version = kCudaTableVersion;
-  table.bytes = static_cast<uint32_t>(sizeof(CudaTable));
+  table.bytes = cuda_table_bytes();
   table.runtime = cuda_runtime();
 #define SMOE_LAUNCH(name, Args) table.name = &launch_entry<Args, &launch_##name>;
 #include "kernels/cuda_launches.def"

@@ -8,17 +8,26 @@
 
 namespace smoe::cu {
 
-// To be raised when any struct that passes through the table changes; the loader also compares the size of the table.
-constexpr uint32_t kCudaTableVersion = 2;
+// To be raised when any struct that passes through the table changes its meaning; changes of size the loader sees.
+constexpr uint32_t kCudaTableVersion = 3;
 
 struct CudaTable {
   uint32_t version;
-  uint32_t bytes;  // sizeof(CudaTable)
+  uint32_t bytes;  // cuda_table_bytes()
   CudaRuntime runtime;
 #define SMOE_LAUNCH(name, Args) CudaError (*name)(void* stream, const Args* args);
 #include "kernels/cuda_launches.def"
 #undef SMOE_LAUNCH
 };
+
+// Of the table and of one of each struct that its functions are given or led to.
+constexpr uint32_t cuda_table_bytes() {
+  size_t bytes = sizeof(CudaTable) + sizeof(AtomMatrix);
+#define SMOE_LAUNCH(name, Args) bytes += sizeof(Args);
+#include "kernels/cuda_launches.def"
+#undef SMOE_LAUNCH
+  return static_cast<uint32_t>(bytes);
+}
 
 }  // namespace smoe::cu
 

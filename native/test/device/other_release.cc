@@ -5,7 +5,7 @@ extern "C" __attribute__((visibility("default"))) const smoe::cu::CudaTable* smo
   static const smoe::cu::CudaTable table = [] {
     smoe::cu::CudaTable other = {};
     other.version = smoe::cu::kCudaTableVersion + 1;
-    other.bytes = sizeof(smoe::cu::CudaTable);
+    other.bytes = smoe::cu::cuda_table_bytes();
     return other;
   }();
   return &table;
