@@ -6,6 +6,8 @@
 #include <map>
 #include <vector>
 
+#include "device/pool.h"
+
 namespace smoe {
 namespace {
 
@@ -13,17 +15,6 @@ namespace {
 // enough to be had on any machine.
 constexpr size_t kStagingBytes = size_t{16} << 20, kStagingPart = size_t{4} << 20;
 constexpr size_t kStagingAlign = 256;
-
-// Freed memory that is kept: twice what the scratch of a layer's call may take, which comes and goes.
-constexpr size_t kMaxCached = size_t{1} << 30;
-
-// Sizes that the pool rounds to, so that a freed block fits its successor of about the same size: 512 bytes is what the
-// runtime aligns to; large ones leave less than 1/32 unused.
-size_t rounded(size_t bytes) {
-  size_t step = 512;
-  while (step * 64 <= bytes) step *= 2;
-  return (std::max<size_t>(bytes, 1) + step - 1) / step * step;
-}
 
 std::string name_of(int index, const cu::CudaDeviceInfo& info) {
   return "CUDA device " + std::to_string(index) + (info.name[0] != 0 ? " (" + std::string(info.name) + ")" : "");
@@ -86,7 +77,14 @@ Registry& registry() {
   return *one;
 }
 
+std::atomic<bool>& carve_emulated() {
+  static std::atomic<bool> carve{false};
+  return carve;
+}
+
 }  // namespace
+
+void carve_emulated_devices(bool carve) { carve_emulated().store(carve); }
 
 struct Device::State {
   int index = 0;
@@ -96,9 +94,7 @@ struct Device::State {
   std::mutex call;
   std::atomic<bool> lost{false};
 
-  mutable std::mutex pool;  // of the next three
-  std::multimap<size_t, void*> free;
-  size_t in_use = 0, cached = 0;
+  std::unique_ptr<DevicePool> pool;
 
   // Under `call`.
   unsigned char* staging = nullptr;
@@ -107,10 +103,12 @@ struct Device::State {
 
   const cu::CudaRuntime& runtime() const { return table->runtime; }
   std::string name() const { return name_of(index, info); }
-  void trim_locked() {
-    for (const auto& block : free) runtime().release(index, block.second);
-    free.clear();
-    cached = 0;
+  // The emulation sees an access past its allocation, which in a slab it would take for one of a neighbour.
+  void make_pool() {
+    const bool carve = std::strcmp(runtime().kind, "emulation") != 0 || carve_emulated().load();
+    const auto allocate = [this](size_t bytes, void** out) { return runtime().allocate(index, bytes, out); };
+    const auto release = [this](void* memory) { runtime().release(index, memory); };
+    pool = std::make_unique<DevicePool>(DevicePool::Source{allocate, release}, carve);
   }
 };
 
@@ -132,6 +130,7 @@ Status Device::open(int index, std::shared_ptr<Device>* out) {
   State& state = *device->state_;
   state.index = index;
   state.table = library.table;
+  state.make_pool();
   const cu::CudaRuntime& runtime = state.runtime();
   cu::CudaError failed = runtime.device_info(index, &state.info);
   if (failed == cu::CudaError::None) failed = runtime.create_stream(index, &state.stream);
@@ -186,31 +185,12 @@ Status Device::allocate(size_t bytes, DeviceBuffer* out) {
   out->release();
   SMOE_RETURN_IF_ERROR(check(cu::CudaError::None, "allocation"));
   State& state = *state_;
-  size_t size = rounded(bytes);
+  size_t size = bytes;
   void* memory = nullptr;
-  cu::CudaError error = cu::CudaError::None;
-  size_t in_use = 0;
-  {
-    const std::lock_guard<std::mutex> guard(state.pool);
-    const auto block = state.free.lower_bound(size);
-    if (block != state.free.end() && block->first <= size + size / 4) {
-      size = block->first;
-      memory = block->second;
-      state.free.erase(block);
-      state.cached -= size;
-    } else {
-      error = state.runtime().allocate(state.index, size, &memory);
-      if (error == cu::CudaError::OutOfMemory && !state.free.empty()) {
-        state.trim_locked();
-        error = state.runtime().allocate(state.index, size, &memory);
-      }
-    }
-    if (error == cu::CudaError::None) state.in_use += size;
-    in_use = state.in_use;
-  }
+  const cu::CudaError error = state.pool->allocate(&size, &memory);
   if (error == cu::CudaError::OutOfMemory) {
-    return Status(Code::OutOfMemory, state.name() + " has no room for " + mib(size) + " more: " + mib(in_use) + " of " +
-                                         mib(state.info.memory) +
+    return Status(Code::OutOfMemory, state.name() + " has no room for " + mib(size) +
+                                         " more: " + mib(state.pool->in_use()) + " of " + mib(state.info.memory) +
                                          " are in use by this process's models; dispose of what is no longer needed, "
                                          "or take a smaller format or context");
   }
@@ -221,32 +201,10 @@ Status Device::allocate(size_t bytes, DeviceBuffer* out) {
   return Status();
 }
 
-void Device::give_back(void* memory, size_t bytes) {
-  State& state = *state_;
-  const std::lock_guard<std::mutex> guard(state.pool);
-  state.in_use -= bytes;
-  if (lost() || state.cached + bytes > kMaxCached) {
-    state.runtime().release(state.index, memory);
-    return;
-  }
-  state.free.emplace(bytes, memory);
-  state.cached += bytes;
-}
-
-size_t Device::bytes_in_use() const {
-  const std::lock_guard<std::mutex> guard(state_->pool);
-  return state_->in_use;
-}
-
-size_t Device::bytes_cached() const {
-  const std::lock_guard<std::mutex> guard(state_->pool);
-  return state_->cached;
-}
-
-void Device::trim() {
-  const std::lock_guard<std::mutex> guard(state_->pool);
-  state_->trim_locked();
-}
+void Device::give_back(void* memory, size_t bytes) { state_->pool->give_back(memory, bytes, !lost()); }
+size_t Device::bytes_in_use() const { return state_->pool->in_use(); }
+size_t Device::bytes_cached() const { return state_->pool->cached(); }
+void Device::trim() { state_->pool->trim(); }
 
 // Room for the next part of a copy, at most kStagingPart; waits when there is none.
 Status Device::take_staging(size_t bytes, unsigned char** at, size_t* part) {

@@ -35,6 +35,10 @@ class DeviceBuffer {
   size_t bytes_ = 0;
 };
 
+// For tests: whether devices of the emulation that are opened from now on carve small allocations from slabs, as GPUs
+// do (pool.h).
+void carve_emulated_devices(bool carve);
+
 class Device : public std::enable_shared_from_this<Device> {
  public:
   // Device `index` of cuda_library(), opened at first use and shared. DeviceUnavailable with the reason and the fix;
@@ -56,12 +60,12 @@ class Device : public std::enable_shared_from_this<Device> {
   Status check(cu::CudaError error, const char* what);
   bool lost() const;
 
-  // From the pool: freed memory is kept for the next allocation of about the same size, and given back to the runtime
-  // before an allocation is refused. Not to be called during a capture.
+  // From the pool (pool.h): freed memory is kept for the next allocation of about the same size, and given back to the
+  // runtime before an allocation is refused. Not to be called during a capture.
   Status allocate(size_t bytes, DeviceBuffer* out);
   size_t bytes_in_use() const;
   size_t bytes_cached() const;
-  void trim();  // gives back what is cached
+  void trim();  // gives back what is cached, but for slabs of which a part is in use
 
   // Ordered on the stream. copy_in stages through pinned memory and returns once `from` may be reused; copy_out and
   // synchronize return once everything before them is done. None of them during a capture.

@@ -49,6 +49,15 @@ double launch_gap(BenchDevice& device, const Effort& effort, bool pdl) {
   return seconds.empty() ? 0 : median(seconds) / kLaunches;
 }
 
+// Bytes that the runtime takes for one that is asked for, of allocations as a model's experts make them.
+double allocation_ratio(BenchDevice& device) {
+  constexpr size_t kBytes = size_t{3} << 20, kCount = 64;
+  std::vector<DeviceBlock<unsigned char>> blocks;
+  const size_t before = device.memory_free();
+  for (size_t i = 0; i < kCount; ++i) blocks.emplace_back(device, static_cast<int64_t>(kBytes));
+  return static_cast<double>(before - device.memory_free()) / static_cast<double>(kBytes * kCount);
+}
+
 }  // namespace
 
 double median(const std::vector<double>& sorted) { return sorted.empty() ? NAN : sorted[sorted.size() / 2]; }
@@ -65,6 +74,7 @@ std::vector<Json> measure_ceilings(BenchDevice& device, const Effort& effort, Ce
   memory.add("case", "memory ceilings").add("read_gb_s", out->read_bytes / 1e9);
   if (cached > 0)
     memory.add("l2_read_gb_s", read_rate(device, effort, cached, effort.replays < 10 ? 2 : kLapsInL2) / 1e9);
+  memory.add("allocation_ratio", allocation_ratio(device));
   memory.add("launch_gap_us", launch_gap(device, effort, false) * 1e6);
   memory.add("launch_gap_pdl_us", launch_gap(device, effort, true) * 1e6);
   out->mma_flops = multiply_rate(device, effort, false);

@@ -235,3 +235,35 @@ TEST_CASE("bytes of a layer are what the device holds for it (emulated)") {
   REQUIRE(DeviceMoeLayer::create(device, layer, pool, nullptr, &uploaded).ok());
   CHECK(uploaded->bytes() == device->bytes_in_use());
 }
+
+TEST_CASE("a layer in slabs: the bits of one outside them, and all memory back (emulated)") {
+  Random random(5);
+  const MoeLayer layer = random_layer(random, true);
+  const std::vector<float> hidden = random.row(70 * layer.config.hidden);
+  ThreadPool threads(2);
+  const auto forward = [&](DeviceMoeLayer& on) {
+    std::vector<float> out(hidden.size());
+    MoeLayer::Forward args;
+    args.hidden = hidden.data();
+    args.tokens = 70;
+    args.out = out.data();
+    REQUIRE(on.forward(args).ok());
+    return out;
+  };
+  std::unique_ptr<DeviceMoeLayer> apart, one, two;
+  REQUIRE(DeviceMoeLayer::create(emulated_device(), layer, threads, nullptr, &apart).ok());
+  const std::vector<float> expected = forward(*apart);
+  carve_emulated_devices(true);
+  const std::shared_ptr<Device> device = emulated_device(3);
+  carve_emulated_devices(false);
+  REQUIRE(DeviceMoeLayer::create(device, layer, threads, nullptr, &one).ok());
+  REQUIRE(DeviceMoeLayer::create(device, layer, threads, nullptr, &two).ok());
+  CHECK(device->bytes_in_use() == one->bytes() + two->bytes());
+  CHECK(same_bits(forward(*one), expected));
+  one.reset();
+  CHECK(same_bits(forward(*two), expected));
+  two.reset();
+  device->trim();
+  CHECK(device->bytes_in_use() == 0);
+  CHECK(device->bytes_cached() == 0);
+}
