@@ -1,6 +1,6 @@
 // Memory of a device: freed blocks are kept for later allocations, and small blocks are carved from slabs. A runtime
-// gives large allocations whole pages of 2 MiB, of which an expert's matrix of 3 or 1.5 MiB would leave a quarter unused
-// (cuda_bench measures what is taken), and a model has tens of thousands of matrices, scales and zero points.
+// gives large allocations whole pages of 2 MiB, of which an expert's matrix of 3 or 1.5 MiB would leave a quarter
+// unused (cuda_bench measures what is taken), and a model has tens of thousands of matrices, scales and zero points.
 #pragma once
 
 #include <functional>
