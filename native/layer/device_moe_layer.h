@@ -52,10 +52,10 @@ class DeviceMoeLayer {
   // read, so it can be captured. Up to max_tokens rows, of which *num_tokens are real (null: all). Above few_rows() all
   // rows must be real, and num_tokens null.
   struct Rows {
-    const float* hidden = nullptr;    // [T, H] router input
-    cu::Planes planes;                // the same as planes: expert input
-    const float* residual = nullptr;  // [T, H] or null
-    const int32_t* num_tokens = nullptr;
+    const float* hidden = nullptr;        // [T, H] router input
+    cu::Planes planes;                    // the same as planes: expert input
+    const float* residual = nullptr;      // [T, H] or null
+    const int32_t* num_tokens = nullptr;  // not written by the last launch before this pass
     int64_t max_tokens = 0;
     const int32_t* given_ids = nullptr;    // [T, given_slots]: given assignments, or null: route. Distinct in a token
     const float* given_weights = nullptr;  // [T, given_slots]
