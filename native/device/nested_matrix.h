@@ -6,12 +6,12 @@
 
 namespace smoe {
 
-// As upload_padded() and upload_gate_up_padded(). *kept: whether the matrices are bit-nested and on the device as such;
-// if not, `out` is as it was and nothing has been allocated.
-Status upload_nested_padded(Device& device, const PackedMatrix& from, int64_t rows, int64_t cols, ThreadPool& pool,
-                            const CancelFlag* cancel, DeviceMatrix* out, bool* kept);
+// upload_padded() and upload_gate_up_padded() that keep planes. Gate and up are laid out together, so that one of
+// another format beside a bit-nested one makes both be decoded, as they are there.
+Status upload_nested_padded(Device& device, const PackedMatrix& from, int64_t rows, int64_t cols, Precision precision,
+                            ThreadPool& pool, const CancelFlag* cancel, DeviceMatrix* out);
 Status upload_nested_gate_up_padded(Device& device, const PackedMatrix& gate, const PackedMatrix& up, int64_t width,
-                                    int64_t cols, ThreadPool& pool, const CancelFlag* cancel, DeviceMatrix* out,
-                                    bool* kept);
+                                    int64_t cols, Precision precision, ThreadPool& pool, const CancelFlag* cancel,
+                                    DeviceMatrix* out);
 
 }  // namespace smoe

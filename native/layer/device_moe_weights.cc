@@ -1,7 +1,6 @@
 #include "layer/device_moe_weights.h"
 
 #include <algorithm>
-#include <initializer_list>
 
 #include "device/nested_matrix.h"
 #include "kernels/experts/int8_args.h"
@@ -74,64 +73,10 @@ Status plan_int8(const MoeLayerConfig& config, DeviceFfn* ffn) {
   return Status();
 }
 
-// Matrices of one expert, or of the shared one. Routed experts keep residual planes, which the kernels for dispatched
-// rows know; the shared expert's linear maps do not.
-class ExpertUpload {
- public:
-  ExpertUpload(Device& device, const MoeLayerConfig& config, int64_t hidden, bool routed, ThreadPool& pool,
-               const CancelFlag* cancel, DeviceFfn* ffn)
-      : device_(device), config_(config), hidden_(hidden), routed_(routed), pool_(pool), cancel_(cancel), ffn_(ffn) {}
-
-  // Gate and up, or up alone.
-  Status up(const ExpertWeights& from, DeviceMatrix* out) {
-    const PackedMatrix &gate = from.gate, &up = from.up;
-    const int64_t width = ffn_->width;
-    bool kept = false;
-    if (!config_.glu) {
-      if (routed_) SMOE_RETURN_IF_ERROR(upload_nested_padded(device_, up, width, hidden_, pool_, cancel_, out, &kept));
-      if (!kept) {
-        SMOE_RETURN_IF_ERROR(upload_padded(device_, up, width, hidden_, config_.precision, pool_, cancel_, out));
-      }
-      return uploaded({&up}, *out, kept);
-    }
-    if (routed_) {
-      SMOE_RETURN_IF_ERROR(upload_nested_gate_up_padded(device_, gate, up, width, hidden_, pool_, cancel_, out, &kept));
-    }
-    if (!kept) {
-      SMOE_RETURN_IF_ERROR(
-          upload_gate_up_padded(device_, gate, up, width, hidden_, config_.precision, pool_, cancel_, out));
-    }
-    return uploaded({&gate, &up}, *out, kept);
-  }
-  Status down(const ExpertWeights& from, DeviceMatrix* out) {
-    bool kept = false;
-    if (routed_) {
-      SMOE_RETURN_IF_ERROR(upload_nested_padded(device_, from.down, hidden_, ffn_->width, pool_, cancel_, out, &kept));
-    }
-    if (!kept) {
-      SMOE_RETURN_IF_ERROR(
-          upload_padded(device_, from.down, hidden_, ffn_->width, config_.precision, pool_, cancel_, out));
-    }
-    return uploaded({&from.down}, *out, kept);
-  }
-
- private:
-  Status uploaded(std::initializer_list<const PackedMatrix*> from, const DeviceMatrix& to, bool kept) {
-    ffn_->nested = ffn_->nested || to.view.plane_count > 0;
-    for (const PackedMatrix* matrix : from) {
-      ffn_->decoded_nested = ffn_->decoded_nested || (!kept && matrix->format == WeightFormat::WN);
-    }
-    return Status();
-  }
-
-  Device& device_;
-  const MoeLayerConfig& config_;
-  int64_t hidden_;
-  bool routed_;
-  ThreadPool& pool_;
-  const CancelFlag* cancel_;
-  DeviceFfn* ffn_;
-};
+// Whether a bit-nested matrix lies decoded.
+bool lies_decoded(const PackedMatrix& from, const DeviceMatrix& to) {
+  return from.format == WeightFormat::WN && to.view.scales == nullptr;
+}
 
 // Under int8 activations the routed experts' matrices must be of integers; others are refused by name.
 Status upload_ffn(Device& device, const std::vector<ExpertWeights>& from, const MoeLayerConfig& config, int64_t hidden,
@@ -141,14 +86,24 @@ Status upload_ffn(Device& device, const std::vector<ExpertWeights>& from, const 
   for (const ExpertWeights& expert : from) {
     out->width = std::max(out->width, padded(expert.up.rows, config.glu ? 8 : 16));
   }
-  ExpertUpload upload(device, config, hidden, routed, pool, cancel, out);
+  // The kernels for routed experts know residual planes; the shared expert's linear maps do not.
+  const auto upload_plain = routed ? upload_nested_padded : upload_padded;
+  const auto upload_pair = routed ? upload_nested_gate_up_padded : upload_gate_up_padded;
   for (const ExpertWeights& expert : from) {
     DeviceMatrix up, down;
-    SMOE_RETURN_IF_ERROR(upload.up(expert, &up));
+    if (config.glu) {
+      SMOE_RETURN_IF_ERROR(
+          upload_pair(device, expert.gate, expert.up, out->width, hidden, config.precision, pool, cancel, &up));
+    } else {
+      SMOE_RETURN_IF_ERROR(upload_plain(device, expert.up, out->width, hidden, config.precision, pool, cancel, &up));
+    }
     const size_t index = out->down.size();
     if (integers_only && !integers(up)) return refuse_int8(expert.up, index, config.glu ? "gate and up" : "up");
-    SMOE_RETURN_IF_ERROR(upload.down(expert, &down));
+    SMOE_RETURN_IF_ERROR(upload_plain(device, expert.down, hidden, out->width, config.precision, pool, cancel, &down));
     if (integers_only && !integers(down)) return refuse_int8(expert.down, index, "down");
+    out->nested = out->nested || up.view.plane_count > 0 || down.view.plane_count > 0;
+    out->decoded_nested = out->decoded_nested || lies_decoded(expert.gate, up) || lies_decoded(expert.up, up) ||
+                          lies_decoded(expert.down, down);
     out->gate_up.push_back(std::move(up));
     out->down.push_back(std::move(down));
   }

@@ -1,5 +1,6 @@
 // The emulated CUDA devices of the tests: several, so that a test may lose one (4 and 5, and 6 and 7 by those of the
-// decoder) or open one in its own way (3). With SMOE_TEST_ON_GPU the library is the plug-in, the device the first GPU, and nothing can be asked of it.
+// decoder) or open one in its own way (3). With SMOE_TEST_ON_GPU the library is the plug-in, the device the first GPU,
+// and nothing can be asked of it.
 #pragma once
 
 #include <dlfcn.h>

@@ -97,25 +97,22 @@ TEST_CASE("bit-nested matrices on a device: base and planes, padded, or not kept
       }
     }
   };
-  bool kept = false;
-  DeviceMatrix plain, pair, base;
-  REQUIRE(upload_nested_padded(*device, m.packed, 60, 150, pool, nullptr, &plain, &kept).ok());
-  CHECK(kept);
+  DeviceMatrix plain, pair, base, mixed, other_format;
+  REQUIRE(upload_nested_padded(*device, m.packed, 60, 150, Precision::Fast, pool, nullptr, &plain).ok());
   CHECK(plain.view.plane_count == 3);
   check(plain, [&](int64_t row, int64_t col) { return value(m, row, col); });
-  REQUIRE(upload_nested_gate_up_padded(*device, m.packed, other.packed, 48, 128, pool, nullptr, &pair, &kept).ok());
-  CHECK(kept);
+  REQUIRE(upload_nested_gate_up_padded(*device, m.packed, other.packed, 48, 128, Precision::Fast, pool, nullptr, &pair)
+              .ok());
   CHECK(pair.view.plane_count == 3);
   check(pair, [&](int64_t row, int64_t col) { return value(row % 16 < 8 ? m : other, row / 16 * 8 + row % 8, col); });
-  REQUIRE(upload_nested_padded(*device, none.packed, 37, 128, pool, nullptr, &base, &kept).ok());
-  CHECK(kept);
+  REQUIRE(upload_nested_padded(*device, none.packed, 37, 128, Precision::Fast, pool, nullptr, &base).ok());
+  CHECK(base.view.format == cu::AtomFormat::T2);
   CHECK(base.view.plane_count == 0);
-  DeviceMatrix untouched;
-  REQUIRE(upload_nested_gate_up_padded(*device, m.packed, four.packed, 48, 128, pool, nullptr, &untouched, &kept).ok());
-  CHECK_FALSE(kept);
-  REQUIRE(upload_nested_padded(*device, four.packed, 37, 128, pool, nullptr, &untouched, &kept).ok());
-  CHECK_FALSE(kept);
-  CHECK(untouched.empty());
+  REQUIRE(upload_nested_gate_up_padded(*device, m.packed, four.packed, 48, 128, Precision::Fast, pool, nullptr, &mixed)
+              .ok());
+  CHECK(mixed.view.format == cu::AtomFormat::Bf16);
+  REQUIRE(upload_nested_padded(*device, four.packed, 37, 128, Precision::Fast, pool, nullptr, &other_format).ok());
+  CHECK(other_format.view.format == cu::AtomFormat::W4);
 }
 
 TEST_CASE("codes on a device: below each other and side by side (emulated)") {
