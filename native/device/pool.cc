@@ -24,9 +24,9 @@ size_t rounded(size_t bytes) {
 
 }  // namespace
 
-DevicePool::Slabs::iterator DevicePool::slab_of(const void* memory) {
-  const unsigned char* const at = static_cast<const unsigned char*>(memory);
-  auto after = slabs_.upper_bound(const_cast<unsigned char*>(at));
+DevicePool::Slabs::iterator DevicePool::slab_of(void* memory) {
+  unsigned char* const at = static_cast<unsigned char*>(memory);
+  auto after = slabs_.upper_bound(at);
   if (after == slabs_.begin()) return slabs_.end();
   --after;
   return at < after->first + after->second.bytes ? after : slabs_.end();
@@ -55,7 +55,7 @@ void* DevicePool::carve(size_t bytes) {
     if (slab.bytes - slab.used < bytes) continue;
     unsigned char* const memory = open_[i] + slab.used;
     slab.used += bytes;
-    if (slab.live++ == 0 && !slab.blocks.empty()) idle_ -= slab.bytes;
+    if (slab.live++ == 0) idle_ -= slab.bytes;
     slab.blocks.push_back({bytes, memory});
     return memory;
   }
@@ -70,6 +70,7 @@ void DevicePool::add_slab(size_t bytes) {
   next_slab_ = std::min(kLargestSlab, 2 * wanted);
   unsigned char* const base = static_cast<unsigned char*>(memory);
   slabs_[base].bytes = wanted;
+  idle_ += wanted;
   if (open_.size() == kOpenSlabs) open_.erase(open_.begin());
   open_.push_back(base);
 }

@@ -39,7 +39,7 @@ class DevicePool {
   };
   using Slabs = std::map<unsigned char*, Slab>;
 
-  Slabs::iterator slab_of(const void* memory);
+  Slabs::iterator slab_of(void* memory);
   void* take_free(size_t* bytes);
   void* carve(size_t bytes);
   void add_slab(size_t bytes);
