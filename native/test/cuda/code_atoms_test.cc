@@ -109,6 +109,24 @@ float element(const CodeAtoms& m, int64_t row, int64_t col) {
   return value;
 }
 
+// Of two matrices of 35 rows: atoms of the first, and of both by 8 + 8 rows.
+void check_values(const CodeAtoms& plain, const CodeAtoms& glu, const CodedMatrix& m, const CodedMatrix& other) {
+  const int64_t cols = m.codes.cols;
+  const auto value = [&](const CodedMatrix& of, int64_t row, int64_t col) {
+    return row < 35 ? of.values[static_cast<size_t>(row * cols + col)] : 0;
+  };
+  for (int64_t row = 0; row < 48; ++row) {
+    for (int64_t col = 0; col < cols; ++col) REQUIRE(element(plain, row, col) == value(m, row, col));
+  }
+  for (int64_t feature = 0; feature < 40; ++feature) {
+    const int64_t row = feature / 8 * 16 + feature % 8;
+    for (int64_t col = 0; col < cols; ++col) {
+      REQUIRE(element(glu, row, col) == value(m, feature, col));
+      REQUIRE(element(glu, row + 8, col) == value(other, feature, col));
+    }
+  }
+}
+
 const std::vector<CodeSpec> kSpecs = {
     {WeightFormat::W8, 32},
     {WeightFormat::W8, 64, true},
@@ -184,20 +202,7 @@ TEST_CASE("codes: packed matrices keep their values") {
       seed += 2;
       const CodeAtoms plain(m.packed), glu(m.packed, other.packed);
       REQUIRE(plain.plan.format == glu.plan.format);
-      for (int64_t row = 0; row < 48; ++row) {
-        for (int64_t col = 0; col < cols; ++col) {
-          const float expected = row < 35 ? m.values[static_cast<size_t>(row * cols + col)] : 0;
-          REQUIRE(element(plain, row, col) == expected);
-        }
-      }
-      for (int64_t feature = 0; feature < 40; ++feature) {
-        for (int64_t col = 0; col < cols; ++col) {
-          const size_t at = static_cast<size_t>(feature * cols + col);
-          const int64_t row = feature / 8 * 16 + feature % 8;
-          REQUIRE(element(glu, row, col) == (feature < 35 ? m.values[at] : 0));
-          REQUIRE(element(glu, row + 8, col) == (feature < 35 ? other.values[at] : 0));
-        }
-      }
+      check_values(plain, glu, m, other);
     }
   }
 }
@@ -213,19 +218,7 @@ TEST_CASE("codes: bit-nested matrices keep their values, whatever their planes")
     const CodedMatrix m = nested(cols == 40 ? 0 : 32, cols, 3), other = nested(cols == 320 ? 64 : 0, cols, 1);
     const CodeAtoms plain(m.packed, cols % 64), glu(m.packed, other.packed);
     CHECK(plain.planes.size() == 3);
-    for (int64_t row = 0; row < 48; ++row) {
-      for (int64_t col = 0; col < cols; ++col) {
-        REQUIRE(element(plain, row, col) == (row < 35 ? m.values[static_cast<size_t>(row * cols + col)] : 0));
-      }
-    }
-    for (int64_t feature = 0; feature < 40; ++feature) {
-      for (int64_t col = 0; col < cols; ++col) {
-        const size_t at = static_cast<size_t>(feature * cols + col);
-        const int64_t row = feature / 8 * 16 + feature % 8;
-        REQUIRE(element(glu, row, col) == (feature < 35 ? m.values[at] : 0));
-        REQUIRE(element(glu, row + 8, col) == (feature < 35 ? other.values[at] : 0));
-      }
-    }
+    check_values(plain, glu, m, other);
   }
   AtomPlan plan;
   const CodedMatrix four = coded_matrix({WeightFormat::W4, 32}, 35, 64, 7), wn = nested(32, 64, 2);

@@ -7,64 +7,10 @@
 #include <cmath>
 #include <cstring>
 
-#include "../moe_layer_support.h"
+#include "layer_shape.h"
 
 using namespace smoe;
 using namespace smoe_test;
-
-namespace {
-
-struct Shape {
-  int64_t hidden = 40, width = 24, experts = 6;
-  int k = 2;
-  WeightFormat format = WeightFormat::BF16;
-  Precision precision = Precision::Exact;
-  bool shared = true;
-};
-
-MoeLayer make_layer(Random& random, const Shape& shape) {
-  MoeLayer layer;
-  layer.config.hidden = shape.hidden;
-  layer.config.precision = shape.precision;
-  layer.config.router.experts = shape.experts;
-  layer.config.router.k = shape.k;
-  layer.config.router.norm_p = 1;
-  layer.router_weight = matrix(random, shape.experts, shape.hidden, WeightFormat::F32);
-  for (int64_t e = 0; e < shape.experts; ++e) {
-    layer.experts.push_back(expert(random, shape.hidden, shape.width, true, false, shape.format));
-  }
-  if (shape.shared) {
-    layer.shared.push_back(expert(random, shape.hidden, 2 * shape.width, true, false, shape.format));
-    layer.shared_gate = matrix(random, 1, shape.hidden, WeightFormat::F32);
-  }
-  REQUIRE(layer.validate().ok());
-  return layer;
-}
-
-// Bit-nested, in groups of 32 columns where they divide them.
-PackedMatrix nested_matrix(Random& random, int64_t rows, int64_t cols, int planes) {
-  const std::vector<float> values = random.row(rows * cols, 1 / std::sqrt(static_cast<float>(cols)));
-  RtnOptions options;
-  options.group = cols % 32 == 0 ? 32 : cols;
-  options.planes = planes;
-  QuantizedMatrix codes;
-  REQUIRE(quantize_rtn({values.data(), Dtype::F32, rows, cols}, WeightFormat::WN, options, &codes).ok());
-  PackedMatrix packed;
-  REQUIRE(pack_quantized(codes, &packed).ok());
-  return packed;
-}
-
-// f32 sums of at most 40 + 48 terms and an activation on both sides, relative to magnitudes that are a few times the
-// results; in fast the units of one side may round to the other bf16.
-void check_close(const std::vector<float>& got, const std::vector<float>& want, Precision precision) {
-  REQUIRE(got.size() == want.size());
-  const double relative = precision == Precision::Exact ? 2e-5 : 0.03;
-  for (size_t i = 0; i < got.size(); ++i) {
-    CHECK(std::fabs(got[i] - want[i]) <= relative * (1 + std::fabs(static_cast<double>(want[i]))));
-  }
-}
-
-}  // namespace
 
 EMULATED_TEST_CASE("numbers of tokens on both sides of every path: as on the CPU") {
   CpuBackend cpu;
@@ -317,55 +263,6 @@ TEST_CASE("the same bits under every schedule and order of blocks (emulated)") {
     }
     emulate("order", 0);
     emulate("seed", 1);
-  }
-}
-
-EMULATED_TEST_CASE("bit-nested experts at the bits of a call: as on the CPU, on every path") {
-  CpuBackend cpu;
-  for (const Precision precision : {Precision::Exact, Precision::Fast}) {
-    for (const bool glu : {true, false}) {
-      Random random(11);
-      Shape shape;
-      shape.hidden = 64;
-      shape.width = 32;
-      shape.precision = precision;
-      MoeLayer layer = make_layer(random, shape);
-      layer.config.glu = glu;
-      if (!glu) layer.config.activation = Activation::GeluErf;
-      for (size_t e = 0; e < 4; ++e) {  // the others stay in bf16
-        const int planes = static_cast<int>(e);
-        ExpertWeights& expert = layer.experts[e];
-        if (glu) expert.gate = nested_matrix(random, 32, 64, planes + 1);
-        expert.up = nested_matrix(random, 32, 64, 4 - planes);
-        expert.down = nested_matrix(random, 64, 32, planes);
-      }
-      if (!glu) {
-        for (ExpertWeights& expert : layer.experts) expert.gate = PackedMatrix();
-        layer.shared[0].gate = PackedMatrix();
-      }
-      const uint8_t some[6] = {2, 3, 8, 4, 2, 8}, all[6] = {8, 8, 8, 8, 8, 8};
-      for (const int64_t tokens : {1, 23, 24, 65}) {
-        CAPTURE(tokens);
-        const std::vector<float> hidden = random.row(tokens * shape.hidden);
-        const auto out = [&](Backend& on, const uint8_t* bits) {
-          std::vector<float> out(hidden.size(), NAN);
-          MoeLayer::Forward args;
-          args.hidden = hidden.data();
-          args.tokens = tokens;
-          args.expert_bits = bits;
-          args.out = out.data();
-          REQUIRE(on.forward(layer, args).ok());
-          return out;
-        };
-        layer.config.precision = Precision::Exact;
-        const std::vector<float> want = out(cpu, some);
-        layer.config.precision = precision;
-        const std::vector<float> got = out(backend, some), whole = out(backend, nullptr);
-        check_close(got, want, precision);
-        CHECK(same_bits(whole, out(backend, all)));
-        CHECK_FALSE(same_bits(got, whole));
-      }
-    }
   }
 }
 
