@@ -30,7 +30,7 @@ Status DeviceMoePass::quantize_input(const DeviceFfn& ffn, const DeviceInt8& s, 
     args.row_scale = rows.weights;
   } else {
     args.max_rows = rows_.max_tokens;
-    args.num_rows = rows_.max_tokens <= w_.few_rows() ? num_tokens_ : nullptr;
+    args.num_rows = rows_.num_tokens;
   }
   return launch(table().quantize_rows, args, "int8 activations");
 }
@@ -80,7 +80,7 @@ Status DeviceMoePass::shared_few_int8() {
   down.map.width = w_.shared.width;
   down.map.experts = 1;
   down.map.weight_on_input = true;
-  down.map.num_tokens = num_tokens_;
+  down.map.num_tokens = rows_.num_tokens;
   down.map.max_tokens = static_cast<int>(rows_.max_tokens);
   down.map.out = s_.shared_out;
   down.map.plan = s_.shared_few;

@@ -19,7 +19,6 @@ RouterConfig gate_config() {
 
 DeviceMoePass::DeviceMoePass(const DeviceMoeWeights& weights, const DeviceMoeLayer::Rows& rows, void* memory)
     : w_(weights), rows_(rows), s_(lay_out(weights, rows.max_tokens, rows.given_slots, memory)) {
-  num_tokens_ = rows.num_tokens != nullptr ? rows.num_tokens : s_.num_tokens;
   slots_ = given() ? rows.given_slots : w_.config.router.k;
   routing_ = rows.routing;
   if (routing_.ids == nullptr) routing_.ids = s_.routing.ids;
@@ -29,14 +28,14 @@ DeviceMoePass::DeviceMoePass(const DeviceMoeWeights& weights, const DeviceMoeLay
 }
 
 Status DeviceMoePass::route_few() {
-  if (rows_.num_tokens == nullptr) SMOE_RETURN_IF_ERROR(write_count(s_.num_tokens));
   if (!given() || rows_.router_logits != nullptr)
     SMOE_RETURN_IF_ERROR(launch(table().route_dispatch, router_of_few(), "routing"));
   if (!given()) return Status();
   cu::DispatchGivenArgs args;
   args.ids = rows_.given_ids;
   args.weights = rows_.given_weights;
-  args.num_tokens = num_tokens_;
+  args.num_tokens = rows_.num_tokens;
+  args.max_tokens = static_cast<int>(rows_.max_tokens);
   args.slots = slots_;
   args.experts = w_.experts.experts;
   args.plan = counted(s_.few);
@@ -75,7 +74,7 @@ Status DeviceMoePass::shared_few() {
     gate.x = rows_.hidden;
     gate.w = w_.shared_gate.data();
     gate.w_f32 = w_.shared_gate_f32;
-    gate.num_tokens = num_tokens_;
+    gate.num_tokens = rows_.num_tokens;
     gate.max_tokens = static_cast<int>(rows_.max_tokens);
     gate.hidden = w_.hidden;
     gate.splits = cu::route_splits(1, w_.hidden);
@@ -88,7 +87,8 @@ Status DeviceMoePass::shared_few() {
   }
   cu::DispatchGivenArgs all;
   all.ids = w_.zero_ids.as<int32_t>();
-  all.num_tokens = num_tokens_;
+  all.num_tokens = rows_.num_tokens;
+  all.max_tokens = static_cast<int>(rows_.max_tokens);
   all.slots = 1;
   all.experts = 1;
   all.plan = s_.shared_few;
@@ -108,7 +108,7 @@ Status DeviceMoePass::shared_down_few() {
   down.x_stride = w_.shared.width;
   down.out = s_.shared_out;
   down.out_stride = w_.hidden;
-  down.num_tokens = num_tokens_;
+  down.num_tokens = rows_.num_tokens;
   down.max_tokens = rows_.max_tokens;
   down.blocks = grid();
   return launch(table().linear_rows, down, "shared expert");
@@ -159,7 +159,7 @@ cu::DownCombineArgs DeviceMoePass::down_args() const {
   args.weight_on_input = on_input();
   args.bf16_only = w_.bf16_only(w_.experts);
   args.nested = nested(w_.experts);
-  args.num_tokens = num_tokens_;
+  args.num_tokens = rows_.num_tokens;
   args.max_tokens = static_cast<int>(rows_.max_tokens);
   args.slots = slots_;
   args.shared = s_.shared_out;
@@ -236,7 +236,7 @@ cu::RouteDispatchArgs DeviceMoePass::router_of_few() const {
   args.w_f32 = w_.router_f32;
   args.router_bias = w_.router_bias.as<float>();
   args.select_bias = w_.select_bias.as<float>();
-  args.num_tokens = num_tokens_;
+  args.num_tokens = rows_.num_tokens;
   args.max_tokens = static_cast<int>(rows_.max_tokens);
   args.hidden = w_.hidden;
   args.splits = cu::route_splits(w_.config.router.experts, w_.hidden);

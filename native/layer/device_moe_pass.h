@@ -63,7 +63,6 @@ class DeviceMoePass {
   const DeviceMoeWeights& w_;
   const DeviceMoeLayer::Rows& rows_;
   DeviceMoeScratch s_;
-  const int32_t* num_tokens_;
   int slots_;
   cu::RoutingOut routing_;
 };

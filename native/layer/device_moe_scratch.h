@@ -19,8 +19,7 @@ struct DeviceInt8 {
 
 struct DeviceMoeScratch {
   uint32_t* tickets = nullptr;  // first, so that a pass of any size finds them; zero between launches
-  int32_t* num_tokens = nullptr;
-  float* partials = nullptr;  // of K1 or P1
+  float* partials = nullptr;    // of K1 or P1
   cu::RoutingOut routing;
   cu::DispatchBits few;  // up to DeviceMoeWeights::few_rows() rows
   cu::DispatchRows many;
@@ -83,7 +82,6 @@ inline DeviceMoeScratch lay_out(const DeviceMoeWeights& w, int64_t tokens, int g
   DeviceMoeScratch s;
   const int64_t e = w.config.router.experts, slots = std::max(given_slots, w.config.router.k), rows = tokens * slots;
   s.tickets = arena.take<uint32_t>(9);
-  s.num_tokens = arena.take<int32_t>(1);
   s.routing = take_routing(arena, tokens, static_cast<int>(slots));
   int64_t units = w.experts.int8 ? 0 : rows * w.experts.width;
   if (w.shared.experts != 0) {

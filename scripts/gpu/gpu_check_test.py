@@ -88,6 +88,7 @@ class Programs(unittest.TestCase):
         self.assertEqual(machine.architecture(None, "9.0"), "90a")
         self.assertEqual(machine.architecture(None, "8.6"), "86")
         self.assertEqual(machine.architecture("80", "9.0"), "80")
+        self.assertEqual(machine.architecture("90", None), "90a")
 
     def test_tests_that_look_inside_the_emulator_stay_out(self):
         names = [path.name for path in building.source_sets()["tests"]]

@@ -71,9 +71,7 @@ def gpu():
 
 def architecture(given, capability):
     """nvcc's name: sm_90 has instructions of its own that only 90a may use."""
-    if given:
-        return given
-    number = (capability or "9.0").replace(".", "")
+    number = given or (capability or "9.0").replace(".", "")
     return "90a" if number == "90" else number
 
 

@@ -55,6 +55,8 @@ SMOE_DEVICE T ldg_stream(const T* p) {
   return bit_cast<T>(v);
 }
 
+SMOE_DEVICE void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
 template <class T>
 SMOE_DEVICE void stg(T* p, T value) {
   *reinterpret_cast<WordOf<T>*>(p) = bit_cast<WordOf<T>>(value);

@@ -3,6 +3,9 @@
 
 #include <cuda_runtime.h>
 
+#include <atomic>
+#include <cstdint>
+
 #include "cuda/types.h"
 
 namespace smoe::cu {
@@ -37,16 +40,44 @@ struct Shape {
   bool pdl = false;  // starts while its predecessor drains (sm_90; elsewhere an ordinary launch)
 };
 
+// Whether the code of this kernel that the current device runs has pdl_wait(). What was compiled for an older one has
+// not, and a GPU since sm_90 that runs it (as PTX) would let it start, and race, all the same. All kernels are compiled
+// for the same architectures, so one is asked per device.
+inline cudaError_t has_pdl(const void* kernel, bool* has) {
+  constexpr int kDevices = 64;
+  static std::atomic<int8_t> known[kDevices];  // 0: not yet, 1: no, 2: yes
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
+  int8_t answer = device < kDevices ? known[device].load(std::memory_order_relaxed) : int8_t{0};
+  if (answer == 0) {
+    cudaFuncAttributes attributes = {};
+    error = cudaFuncGetAttributes(&attributes, kernel);
+    if (error != cudaSuccess) return error;
+    answer = attributes.ptxVersion >= 90 ? 2 : 1;
+    if (device < kDevices) known[device].store(answer, std::memory_order_relaxed);
+  }
+  *has = answer == 2;
+  return cudaSuccess;
+}
+
+// Above 48 KB, static arrays included, of which no kernel has more than 32 KB, the limit has to be raised for each; and
+// never lowered, as a graph may hold a larger launch.
+inline cudaError_t allow_shared(const void* kernel, size_t bytes) {
+  if (bytes <= 16 * 1024) return cudaSuccess;
+  cudaFuncAttributes attributes = {};
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+  if (error != cudaSuccess || static_cast<size_t>(attributes.maxDynamicSharedSizeBytes) >= bytes) return error;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+}
+
 // 0, or the cudaError_t.
 template <class Args>
 int launch(Stream stream, const Shape& shape, void (*kernel)(Args), const Args& args) {
-  // Above 48 KB, static arrays included, of which no kernel has more than 32 KB, the limit has to be raised for each.
-  if (shape.shared > 16 * 1024) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shape.shared));
-    if (error != cudaSuccess) return static_cast<int>(error);
-  }
+  bool pdl = false;
+  cudaError_t error = allow_shared(reinterpret_cast<const void*>(kernel), shape.shared);
+  if (error == cudaSuccess && shape.pdl) error = has_pdl(reinterpret_cast<const void*>(kernel), &pdl);
+  if (error != cudaSuccess) return static_cast<int>(error);
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
   config.blockDim = dim3(static_cast<unsigned>(shape.threads));
@@ -56,7 +87,7 @@ int launch(Stream stream, const Shape& shape, void (*kernel)(Args), const Args& 
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &attribute;
-  config.numAttrs = shape.pdl ? 1 : 0;
+  config.numAttrs = pdl ? 1 : 0;
   return static_cast<int>(cudaLaunchKernelEx(&config, kernel, args));
 }
 

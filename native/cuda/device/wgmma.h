@@ -137,7 +137,7 @@ SMOE_DEVICE void wgmma_done(float (&acc)[count]) {
 }
 
 // Whether a launch of this kernel on the current device runs code in which wgmma exists: that of sm_90a, which no other
-// GPU loads. Code made from portable PTX says which PTX.
+// GPU loads. Kernels with wgmma are compiled for nothing else of sm_90 (CMakeLists.txt), so that what says 90 is that.
 template <class Args>
 bool runs_wgmma(Stream, void (*kernel)(Args)) {
   cudaFuncAttributes attributes = {};

@@ -23,6 +23,7 @@ void Engine::copy_async(void* to, const void* from, bool real, Site site) {
   task.to = shared_offset(to, 16, site);
   task.from = from;
   task.zero = !real;
+  task.site = site;
   if (real) global_read(from, 16, site);
   if (tracking()) {
     Actor writer = actor(*current_);

@@ -143,6 +143,14 @@ void Engine::run_block() {
   Fiber::switch_to(main_, first->fiber);
 }
 
+// A cp.async of the thread that no wait and no mbarrier has covered, or null.
+static const CopyTask* open_copy(const Thread& thread) {
+  for (const std::vector<CopyTask>& group : thread.copy_groups) {
+    if (!group.empty()) return &group.front();
+  }
+  return thread.open_copies.empty() ? nullptr : &thread.open_copies.front();
+}
+
 void Engine::end_block() {
   if (options_.traffic) traffic_.end_block();
   if (shape_.pdl) {
@@ -154,6 +162,17 @@ void Engine::end_block() {
       report_.message = "launched with PDL, but the block ended without pdl_wait: its successors may start too early";
       return;
     }
+  }
+  for (int i = 0; i < shape_.threads; ++i) {
+    const CopyTask* const copy = open_copy(threads_[static_cast<size_t>(i)]);
+    if (copy == nullptr) continue;
+    report_.kind = Fault::PendingCopy;
+    report_.block = block_;
+    report_.warp = i / 32;
+    report_.lanes = 1u << i % 32;
+    report_.site = copy->site;
+    report_.message = "the block ended with this copy into its shared memory in flight";
+    return;
   }
   for (const auto& [offset, bar] : mbarriers_) {
     if (bar.tx == 0) continue;

@@ -54,6 +54,7 @@ struct CopyTask {
   uint32_t bytes = 0;
   uint32_t mbarrier = 0;  // offset; bulk copies only
   bool zero = false;      // fills with zeros instead
+  Site site;
 };
 
 // An arrival that waits for copies of a thread, and what the thread was at when it asked for it.

@@ -21,6 +21,8 @@ template <class T>
 T ldg_stream(const T* p, emu::Site at = emu::Site::here()) {
   return ldg(p, at);
 }
+// The line of p into L2. Held to the rules of reading, which on a GPU it need not obey.
+inline void prefetch_l2(const void* p, emu::Site at = emu::Site::here()) { emu::engine().global_read(p, 1, at); }
 template <class T>
 void stg(T* p, T value, emu::Site at = emu::Site::here()) {
   emu::engine().global_write(p, sizeof(T), at);

@@ -161,11 +161,13 @@ template <class T, int HG, int VT>
 SMOE_KERNEL(kAttendThreads, 2)
 attend_split(AttendArgs args) {
   SMOE_SMEM_DYN(float, shared);
+  const int tokens = ldg(&args.step->tokens), position = ldg(&args.step->position);
   pdl_wait();
+  pdl_trigger();
   const int group = args.heads / args.cache.kv_heads, chunks = (group + HG - 1) / HG;
   const int split = bid() % args.splits, unit = bid() / args.splits % (chunks * args.cache.kv_heads);
   const int64_t row = bid() / args.splits / (chunks * args.cache.kv_heads);
-  if (row >= ldg(&args.step->tokens)) return;
+  if (row >= tokens) return;
   const int kv_head = unit / chunks, head0 = kv_head * group + unit % chunks * HG;
   const int left = (kv_head + 1) * group - head0, heads = left < HG ? left : HG;
   const int dim = args.cache.key_dim, width = round_up4(dim);
@@ -182,7 +184,7 @@ attend_split(AttendArgs args) {
     sts(total + tid(), 0.0f);
   }
   sync();
-  const Span span = visible_span(int64_t{ldg(&args.step->position)} + row, args.window);
+  const Span span = visible_span(int64_t{position} + row, args.window);
   const int64_t stop = span.first_page + span.pages * (split + 1) / args.splits;
   float acc[HG][VT][4] = {};
   int buffer = 0;
@@ -224,7 +226,6 @@ attend_split(AttendArgs args) {
     }
   }
   sync();
-  pdl_trigger();
   for (int i = tid(); i < heads * args.value_dim; i += nthreads()) {
     const int h = i / args.value_dim, column = i % args.value_dim, head = head0 + h;
     float value = 0;
@@ -251,10 +252,11 @@ attend_split(AttendArgs args) {
 // One block per row and head.
 SMOE_KERNEL(kAttendThreads, 4)
 attend_merge(AttendArgs args) {
-  pdl_wait();
-  const int head = bid() % args.heads;
+  const int head = bid() % args.heads, tokens = ldg(&args.step->tokens);
   const int64_t row = bid() / args.heads;
-  if (row >= ldg(&args.step->tokens)) return;
+  pdl_wait();
+  pdl_trigger();
+  if (row >= tokens) return;
   const int64_t at = off(row, args.heads) + head, step = args.value_dim + 2;
   const float* const partial = args.partial + off(at, off(args.splits, step));
   Merged merged = sink_of(args, head);
@@ -271,7 +273,6 @@ attend_merge(AttendArgs args) {
     }
     store_parts(args.out, off(at, args.value_dim) + column, value / merged.total);
   }
-  pdl_trigger();
 }
 
 }  // namespace smoe::cu

@@ -6,6 +6,7 @@
 #include "kernels/attention/head_finish.cuh"
 #include "kernels/attention/kv_pages.cuh"
 #include "kernels/norm/planes.cuh"
+#include "kernels/norm/prefetch.cuh"
 
 namespace smoe::cu {
 
@@ -74,18 +75,19 @@ template <class T>
 SMOE_KERNEL(kFinishThreads, 2)
 latent_finish(LatentFinishArgs args) {
   SMOE_SMEM_DYN(float, angles);
-  pdl_wait();
   const int units = latent_units(args), item = bid() % units * kFinishWarps + warp();
-  const int64_t token = bid() / units;
-  if (token >= ldg(&args.step->tokens)) return;
+  const int64_t token = bid() / units, tokens = ldg(&args.step->tokens);
   const int64_t position = int64_t{ldg(&args.step->position)} + token;
+  if (bid() == 0) prefetch_constants(args.kv_norm, args.kv_rank);
   make_angles(args.rope, position, angles);
+  pdl_wait();
+  pdl_trigger();
+  if (token >= tokens) return;
   sync();
   if (item == 0)
     finish_latent<T>(args, token, position, angles);
   else if (item <= args.heads)
     finish_query(args, token, item - 1, angles);
-  pdl_trigger();
 }
 
 }  // namespace smoe::cu

@@ -5,6 +5,7 @@
 
 #include "kernels/attention/head_finish.cuh"
 #include "kernels/attention/kv_pages.cuh"
+#include "kernels/norm/prefetch.cuh"
 
 namespace smoe::cu {
 
@@ -63,17 +64,22 @@ SMOE_KERNEL(kFinishThreads, 2)
 qkv_finish(QkvFinishArgs args) {
   SMOE_SMEM_DYN(float, angles);
   SMOE_SMEM(float, sums, kFinishWarps);
-  pdl_wait();
   const int units = qkv_units(args), unit = bid() % units, all = args.heads + 2 * args.kv_heads;
-  const int64_t token = bid() / units;
-  if (token >= ldg(&args.step->tokens)) return;
+  const int64_t token = bid() / units, tokens = ldg(&args.step->tokens);
   const int64_t position = int64_t{ldg(&args.step->position)} + token;
   const bool full = args.norm == HeadNorm::Full;
+  if (token == 0) {
+    prefetch_constants(args.q_norm, full ? off(args.heads, args.head_dim) : args.head_dim);
+    prefetch_constants(args.k_norm, full ? off(args.kv_heads, args.head_dim) : args.head_dim);
+  }
+  make_angles(args.rope, position, angles);
+  pdl_wait();
+  pdl_trigger();
+  if (token >= tokens) return;
   const int k_head = args.heads, v_head = args.heads + args.kv_heads;
   const int first = !full ? unit * kFinishWarps : unit == 0 ? 0 : unit == 1 ? k_head : v_head;
   const int last = !full ? first + kFinishWarps : unit == 0 ? k_head : unit == 1 ? v_head : all;
   const int stop = last < all ? last : all, dim = args.head_dim, half = args.rope.half;
-  make_angles(args.rope, position, angles);
   sync();
   float* const row = args.qkv + off(token, off(all, dim));
   NormFactor factor;
@@ -116,7 +122,6 @@ qkv_finish(QkvFinishArgs args) {
       store(j, b * c + a * s);
     });
   }
-  pdl_trigger();
 }
 
 }  // namespace smoe::cu

@@ -4,6 +4,7 @@
 #include "cuda/limits.h"
 #include "kernels/cuda_launches.h"
 #include "kernels/experts/decode_block.cuh"
+#include "kernels/experts/tile_sizes.h"
 
 namespace smoe::cu {
 

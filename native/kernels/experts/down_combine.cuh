@@ -36,7 +36,10 @@ SMOE_HD constexpr int down_slice(bool bf16_only) { return bf16_only ? 512 : 1024
 SMOE_DEVICE void clear_sums(float* y) {
   for (int i = tid(); i < kDownSums; i += nthreads()) sts(y + i, 0.0f);
 }
-// All of the block's outputs. tokens: *args.num_tokens, read long before. Rows past the 64 that can be tokens are
+SMOE_DEVICE int real_tokens(const DownCombineArgs& args) {
+  return args.num_tokens != nullptr ? ldg(args.num_tokens) : args.max_tokens;
+}
+// All of the block's outputs. tokens: real_tokens(), read long before. Rows past the 64 that can be tokens are
 // padding.
 SMOE_DEVICE void finish_columns(const DownCombineArgs& args, int tokens, int64_t column0, const float* y) {
   SMOE_UNROLL1
@@ -84,7 +87,8 @@ down_combine(DownCombineArgs args) {
   DecodeStream<NT, std::decay_t<decltype(parts)>> stream(
       shared.ring, {shared.list, args.width, shift, 0, 1, bid(), warp(), items, parts});
   pdl_wait();
-  const int tokens = ldg(args.num_tokens);
+  pdl_trigger();  // what comes next reads its first weights while this ends
+  const int tokens = real_tokens(args);
   float* const y = shared.down;
   clear_sums(y);
   const auto multiply = [&](int item, float* sums) {
@@ -114,7 +118,6 @@ down_combine(DownCombineArgs args) {
                     });
   };
   decode_rounds(shared, items, multiply, finish);
-  pdl_trigger();
   finish_columns(args, tokens, column0, y);
 }
 

@@ -20,7 +20,8 @@ down_combine_int8(DownCombineInt8Args args) {
   const int shift = slice_shift(map.width, down_slice(false)), slices = 1 << shift, items = active << shift;
   DecodeStream<NT> stream(shared.ring, {shared.list, map.width, shift, 0, 1, bid(), warp(), items, {}});
   pdl_wait();
-  const int tokens = ldg(map.num_tokens);
+  pdl_trigger();
+  const int tokens = real_tokens(map);
   float* const y = shared.down;
   clear_sums(y);
   const auto multiply = [&](int item, float* sums) {
@@ -46,7 +47,6 @@ down_combine_int8(DownCombineInt8Args args) {
                     });
   };
   decode_rounds(shared, items, multiply, finish);
-  pdl_trigger();
   finish_columns(map, tokens, column0, y);
 }
 

@@ -44,7 +44,7 @@ struct DownCombineArgs {
   bool weight_on_input = false;  // the routing weight was applied by K2
   bool bf16_only = false;
   NestedRead nested;
-  const int32_t* num_tokens = nullptr;
+  const int32_t* num_tokens = nullptr;  // null: max_tokens
   int max_tokens = 0;                   // rows of out; those from *num_tokens on become 0
   int slots = 0;                        // as in GateUpArgs
   const float* shared = nullptr;        // [T, H] output of the shared expert, or null

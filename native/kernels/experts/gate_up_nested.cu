@@ -4,7 +4,7 @@
 namespace smoe::cu {
 
 int gate_up_nested(Stream stream, const GateUpArgs& args) {
-  return args.x.parts == 3 ? gate_up_planes<3>(stream, args) : gate_up_planes<1>(stream, args);
+  return args.x.parts == 3 ? gate_up_kind<false, 3, true>(stream, args) : gate_up_kind<false, 1, true>(stream, args);
 }
 
 }  // namespace smoe::cu

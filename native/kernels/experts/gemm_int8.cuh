@@ -230,18 +230,14 @@ SMOE_DEVICE void multiply_any_int8(const Int8Rows& x, RowOf row_of, const AtomMa
   CodeRows<TN> rows;
   rows.aim_rows(x.stride / 2, row_of);
   const bf16* const codes = reinterpret_cast<const bf16*>(x.codes);
-  const bool half = live * 2 <= TN;
-  const int mine = half ? TN / 16 : TN / 8;
+  const int mine = live_rows<TN>(live) / 8;
   const U32x2* const pairs = x.scales + off(row_of(warp() * mine + lane() % mine), x.groups);
   with_bytes(matrix.format, [&](auto format) {
-    using Codes = decltype(format);
     const auto multiply = [&](auto asymmetric) {
-      constexpr bool zeros = decltype(asymmetric)::value;
-      if (half) {
-        multiply_int8_tile<TN / 2, Codes, zeros>(rows, codes, pairs, matrix, block0, blocks, k, ring, acc);
-      } else {
-        multiply_int8_tile<TN, Codes, zeros>(rows, codes, pairs, matrix, block0, blocks, k, ring, acc);
-      }
+      with_rows<TN>(live, [&](auto count) {
+        multiply_int8_tile<decltype(count)::value, decltype(format), decltype(asymmetric)::value>(
+            rows, codes, pairs, matrix, block0, blocks, k, ring, acc);
+      });
     };
     if (matrix.zeros != nullptr) return multiply(Flag<true>{});
     multiply(Flag<false>{});
@@ -254,8 +250,8 @@ struct WarpRows {
 };
 template <int TN>
 SMOE_DEVICE WarpRows int8_warp_rows(int live) {
-  const int count = Int8Shape<TN>::kTiles * (live * 2 <= TN ? 4 : 8);
-  return {warp() / Int8Shape<TN>::kDown * count, count};
+  const int mine = live_rows<TN>(live) / Int8Shape<TN>::kAcross;
+  return {warp() / Int8Shape<TN>::kDown * mine, mine};
 }
 
 }  // namespace smoe::cu

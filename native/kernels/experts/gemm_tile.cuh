@@ -6,6 +6,7 @@
 #include "cuda/cu.h"
 #include "kernels/experts/atoms.h"
 #include "kernels/experts/expert_args.h"
+#include "kernels/experts/tile_sizes.h"
 
 namespace smoe::cu {
 

@@ -261,11 +261,8 @@ SMOE_DEVICE void start_any_codes(CodeOperands<TN>* in, const bf16* x, const Atom
   with_codes(matrix.format, [&](auto format) {
     using Codes = decltype(format);
     in->template aim_codes<Codes>(block0, blocks, k);
-    if (live * 2 <= TN) {
-      start_codes<TN / 2, Codes, bytes>(*in, x, matrix.atoms, k, ring);
-    } else {
-      start_codes<TN, Codes, bytes>(*in, x, matrix.atoms, k, ring);
-    }
+    with_rows<TN>(live,
+                  [&](auto rows) { start_codes<decltype(rows)::value, Codes, bytes>(*in, x, matrix.atoms, k, ring); });
   });
 }
 
@@ -277,11 +274,9 @@ SMOE_DEVICE void multiply_any_codes(const CodeOperands<TN>& in, const bf16* x, c
     using Codes = decltype(format);
     const auto multiply = [&](auto asymmetric) {
       constexpr bool zeros = decltype(asymmetric)::value;
-      if (live * 2 <= TN) {
-        multiply_wide_codes<TN / 2, Codes, zeros, bytes>(in, x, matrix, block0, blocks, k, ring, acc);
-      } else {
-        multiply_wide_codes<TN, Codes, zeros, bytes>(in, x, matrix, block0, blocks, k, ring, acc);
-      }
+      with_rows<TN>(live, [&](auto rows) {
+        multiply_wide_codes<decltype(rows)::value, Codes, zeros, bytes>(in, x, matrix, block0, blocks, k, ring, acc);
+      });
     };
     if constexpr (Codes::kZeroCode != 0) {
       if (matrix.zeros != nullptr) return multiply(Flag<true>{});
@@ -296,13 +291,11 @@ SMOE_DEVICE void multiply_wide_plane(CodeOperands<TN>* in, const bf16* x, const 
                                      int blocks, int k, int live, unsigned char* ring,
                                      float (&acc)[CodeShape<TN>::kBlocks][CodeShape<TN>::kTiles][4]) {
   in->template aim_codes<SignCodes>(block0, blocks, k);
-  if (live * 2 <= TN) {
-    start_codes<TN / 2, SignCodes, bytes>(*in, x, plane.atoms, k, ring);
-    multiply_wide_codes<TN / 2, SignCodes, false, bytes>(*in, x, plane, block0, blocks, k, ring, acc);
-  } else {
-    start_codes<TN, SignCodes, bytes>(*in, x, plane.atoms, k, ring);
-    multiply_wide_codes<TN, SignCodes, false, bytes>(*in, x, plane, block0, blocks, k, ring, acc);
-  }
+  with_rows<TN>(live, [&](auto rows) {
+    constexpr int kRows = decltype(rows)::value;
+    start_codes<kRows, SignCodes, bytes>(*in, x, plane.atoms, k, ring);
+    multiply_wide_codes<kRows, SignCodes, false, bytes>(*in, x, plane, block0, blocks, k, ring, acc);
+  });
 }
 
 // The ring for a kernel whose bf16 stages are of kAtoms (WideShape): 163 KB of a block on sm_80, or kLeastShared, less

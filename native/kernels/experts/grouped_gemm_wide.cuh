@@ -20,9 +20,10 @@ constexpr int kWideShared = kWideRing<TN, kAtoms> + 8 * kTransposeBytes;
 template <int TN, int kAtoms, class Visit>
 SMOE_DEVICE void with_shape(const GroupedTile& tile, Visit visit) {
   if constexpr (TN == 128) {
-    if ((tile.stop - tile.row0) * 2 <= TN) return visit(WideHalf<TN, kAtoms>{});
+    with_rows<TN>(tile.stop - tile.row0, [&](auto rows) { visit(WideShape<decltype(rows)::value, kAtoms>{}); });
+  } else {
+    visit(WideShape<TN, kAtoms>{});
   }
-  visit(WideShape<TN, kAtoms>{});
 }
 
 template <int TN, int kAtoms>

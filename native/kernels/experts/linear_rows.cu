@@ -35,6 +35,8 @@ int launch_linear_rows(Stream stream, const LinearArgs& args) {
       return linear_rows_f8(stream, args);
     case AtomFormat::Mxfp4:
       return linear_rows_mxfp4(stream, args);
+    case AtomFormat::Signs:  // planes of experts
+      break;
   }
   return kInvalidValue;
 }

@@ -117,13 +117,18 @@ linear_rows(LinearArgs args) {
   constexpr int kPitch = linear_pitch(NT), kTile = kAtomRows * kPitch;
   SMOE_SMEM_DYN(float, partial);  // [2][warps][NT][16 features][pitch]
   SMOE_SMEM(U32x4, ring, kLinearWarps * kStreamBatches * kLinearBatch * 32);
-  pdl_wait();
-  const int count = static_cast<int>(linear_tokens(args));
-  if (count <= 0) return;
   const int64_t blocks = row_blocks(args.rows), units = off(args.batch, blocks);
   const int64_t first = units * bid() / nblocks(), stop = units * (bid() + 1) / nblocks();
   const KSlice slice = k_slice(args.k, Weights::kCols, warp(), kLinearWarps);
+  // The first weights are under way before the launch before this one has ended, and the next one's while this reads.
   AtomStream<kLinearBatch, LinearRuns> stream(ring, {args.weight.atoms, slice, first, stop, Weights::kStreamed});
+  pdl_wait();
+  pdl_trigger();
+  const int count = static_cast<int>(linear_tokens(args));
+  if (count <= 0) {
+    cp_wait<0>();  // nothing may be on its way to shared memory that the block has given up
+    return;
+  }
   for (int64_t unit = first; unit < stop; ++unit) {
     const int map = static_cast<int>(unit / blocks);
     const int64_t block = unit % blocks;
@@ -153,7 +158,6 @@ linear_rows(LinearArgs args) {
       linear_store(args, map, block * kAtomRows + feature, n, y);
     }
   }
-  pdl_trigger();
 }
 
 }  // namespace smoe::cu

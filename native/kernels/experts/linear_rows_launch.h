@@ -4,6 +4,7 @@
 
 #include "kernels/cuda_launches.h"
 #include "kernels/experts/linear_rows.cuh"
+#include "kernels/experts/tile_sizes.h"
 
 namespace smoe::cu {
 
@@ -16,14 +17,13 @@ int linear_rows_tiles(Stream stream, const LinearArgs& args) {
 
 template <class Weights>
 int linear_rows_of(Stream stream, const LinearArgs& args) {
-  if (args.x.parts != 1) {  // exactness is worth one kernel for decoding and one for the rest
-    return args.max_tokens <= 8 ? linear_rows_tiles<Weights, 1, 3>(stream, args)
-                                : linear_rows_tiles<Weights, 8, 3>(stream, args);
+  const int tiles = static_cast<int>((args.max_tokens + 7) / 8);
+  if (args.x.parts == 1) {
+    return with_tiles_of<1, false>(
+        tiles, [&](auto count) { return linear_rows_tiles<Weights, decltype(count)::value, 1>(stream, args); });
   }
-  if (args.max_tokens <= 8) return linear_rows_tiles<Weights, 1, 1>(stream, args);
-  if (args.max_tokens <= 16) return linear_rows_tiles<Weights, 2, 1>(stream, args);
-  if (args.max_tokens <= 32) return linear_rows_tiles<Weights, 4, 1>(stream, args);
-  return linear_rows_tiles<Weights, 8, 1>(stream, args);
+  return with_tiles_of<3, false>(
+      tiles, [&](auto count) { return linear_rows_tiles<Weights, decltype(count)::value, 3>(stream, args); });
 }
 
 int linear_rows_w8(Stream stream, const LinearArgs& args);

@@ -74,6 +74,7 @@ SMOE_DEVICE void load_slots(const QuantizeRowsArgs& args, const SourceRow& from,
 SMOE_KERNEL(kQuantizeThreads, 1) quantize_rows(QuantizeRowsArgs args) {
   SMOE_SMEM_DYN(float, peaks);  // of units, later sums of their codes; then 127 / amax and the scale of groups
   pdl_wait();
+  pdl_trigger();
   const int units = static_cast<int>(int8_stride(args.k) / kInt8Unit);
   int32_t* const sums = reinterpret_cast<int32_t*>(peaks);
   float *const inverse = peaks + units, *const scale = inverse + units;
@@ -135,7 +136,6 @@ SMOE_KERNEL(kQuantizeThreads, 1) quantize_rows(QuantizeRowsArgs args) {
         });
     sync();  // the next row's peaks
   }
-  pdl_trigger();
 }
 
 }  // namespace smoe::cu

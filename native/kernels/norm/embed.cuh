@@ -13,6 +13,7 @@ constexpr int kEmbedThreads = 256;
 // of a16_element(). The parts of an f32 add up exactly.
 SMOE_KERNEL(kEmbedThreads, 1) embed(EmbedArgs args) {
   pdl_wait();
+  pdl_trigger();
   const int64_t token = bid();
   if (args.num_tokens != nullptr && token >= ldg(args.num_tokens)) return;
   const int64_t id = ldg(args.ids + token);
@@ -32,7 +33,6 @@ SMOE_KERNEL(kEmbedThreads, 1) embed(EmbedArgs args) {
     stg(x + k, low);
     if (k + 1 < args.hidden) stg(x + k + 1, high);
   }
-  pdl_trigger();
 }
 
 }  // namespace smoe::cu

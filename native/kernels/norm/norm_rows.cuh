@@ -7,6 +7,7 @@
 
 #include "kernels/norm/norm_args.h"
 #include "kernels/norm/planes.cuh"
+#include "kernels/norm/prefetch.cuh"
 
 namespace smoe::cu {
 
@@ -51,9 +52,14 @@ SMOE_DEVICE float inverse_root(float x) { return x == 0 ? 0.0f : 1 / sqrtf(x); }
 // A block per row. out may be x: a thread reads and writes the same elements, after the sums.
 SMOE_KERNEL(kNormThreads, 1) norm_rows(NormRowsArgs args) {
   SMOE_SMEM(float, shared, 2 * kNormWarps);
+  const int64_t row = bid(), rows = args.num_tokens != nullptr ? ldg(args.num_tokens) : args.max_tokens;
+  if (row == 0) {
+    prefetch_constants(args.weight, args.width);
+    prefetch_constants(args.bias, args.width);
+  }
   pdl_wait();
-  const int64_t row = bid();
-  if (args.num_tokens != nullptr && row >= ldg(args.num_tokens)) return;
+  pdl_trigger();
+  if (row >= rows) return;
   constexpr float kRescue = 0x1p-80f;  // kNormRescue of norm-inl.h
   const float* const x = args.x + off(row, args.x_stride);
   const float count = static_cast<float>(args.width);
@@ -88,7 +94,6 @@ SMOE_KERNEL(kNormThreads, 1) norm_rows(NormRowsArgs args) {
     if (args.out != nullptr) stg(args.out + at, y);
     if (args.planes.data != nullptr) store_parts(args.planes, at, y);
   }
-  pdl_trigger();
 }
 
 }  // namespace smoe::cu

@@ -68,8 +68,8 @@ struct RouteDispatchArgs {
   bool w_f32 = false;
   const float* router_bias = nullptr;  // [E] added to logits, or null
   const float* select_bias = nullptr;  // [E], read with config.has_bias
-  // On the device, at most max_tokens; rows from there on are not read. Not written by the launch before this one,
-  // which K1 does not wait for to read it.
+  // On the device, at most max_tokens; rows from there on are not read. Not written by what comes before this launch in
+  // the stream, which K1 does not wait for to read it. Null: max_tokens.
   const int32_t* num_tokens = nullptr;
   int max_tokens = 64;  // at most 64: the grid
   int64_t hidden = 0;   // a multiple of 8
@@ -86,8 +86,8 @@ struct RouteDispatchArgs {
 struct DispatchGivenArgs {
   const int32_t* ids = nullptr;  // [T, K]
   const float* weights = nullptr;
-  const int32_t* num_tokens = nullptr;
-  int slots = 0, experts = 0;
+  const int32_t* num_tokens = nullptr;  // null: max_tokens
+  int max_tokens = 64, slots = 0, experts = 0;
   DispatchBits plan;
 };
 

@@ -115,6 +115,14 @@ SMOE_DEVICE void route_multiply(const RouteWeights<W, M>& weights, const float* 
   }
 }
 
+// Args: RouteDispatchArgs, DispatchGivenArgs.
+template <class Args>
+SMOE_DEVICE int route_tokens(const Args& args) {
+  if (args.num_tokens == nullptr) return args.max_tokens;
+  const int given = ldg(args.num_tokens);
+  return given < 0 ? 0 : given < args.max_tokens ? given : args.max_tokens;
+}
+
 // This block's experts and tokens over its range of K: partials[split][token][expert]. The first weights, which are
 // constant, and the number of tokens are asked for before the launch before this one has ended.
 template <class W, int M>
@@ -126,7 +134,7 @@ SMOE_DEVICE int route_partials(const RouteDispatchArgs& args, int group, int blo
   const W* const w = static_cast<const W*>(args.w);
   RouteWeights<W, M> weights;
   route_load<W, M>(w, row0, experts, args.hidden, share.begin, share.end, weights);
-  const int given = ldg(args.num_tokens), all = given < 0 ? 0 : given < args.max_tokens ? given : args.max_tokens;
+  const int all = route_tokens(args);
   pdl_wait();
   const int begin = group * route_group(M), end = begin + route_group(M) < all ? begin + route_group(M) : all;
   float* const mine = stages + warp() * kRouteStages * kRouteStage;
@@ -255,9 +263,8 @@ route_dispatch(RouteDispatchArgs args) {
 SMOE_KERNEL(kRouteThreads, 1) dispatch_given(DispatchGivenArgs args) {
   SMOE_SMEM_DYN(uint64_t, shared);
   pdl_wait();
-  const int given = ldg(args.num_tokens), tokens = given < 0 ? 0 : given < 64 ? given : 64;
-  dispatch_bits(args.ids, args.weights, tokens, args.slots, args.experts, dispatch_shared(shared, args.experts),
-                args.plan);
+  dispatch_bits(args.ids, args.weights, route_tokens(args), args.slots, args.experts,
+                dispatch_shared(shared, args.experts), args.plan);
 }
 
 }  // namespace smoe::cu

@@ -142,6 +142,7 @@ TEST_CASE("async copies: missing wait, missing barriers") {
         (early.kind == Fault::SharedRace || early.kind == Fault::PendingCopy || early.kind == Fault::ReadBeforeWrite));
     const Report reuse = run_gemm<Bug::MissingReuseBarrier>(run, true, 1, nullptr);
     check_found(reuse, Fault::SharedRace, "MissingReuseBarrier");
+    check_found(run_gemm<Bug::CopyAtExit>(run, true, 1, nullptr), Fault::PendingCopy, "CopyAtExit");
   }
 }
 

@@ -96,7 +96,7 @@ inline emu::Buffer<StepInput> step_input(Gpu& gpu, int64_t tokens, int64_t posit
   StepInput step;
   step.tokens = static_cast<int32_t>(tokens);
   step.position = static_cast<int32_t>(position);
-  return gpu.array(std::vector<StepInput>{step}, "step");
+  return gpu.constant(std::vector<StepInput>{step}, "step");
 }
 
 }  // namespace smoe::cu::test

@@ -53,7 +53,7 @@ void check(const Case& c) {
     auto out = gpu.array<float>(c.f32 && !c.in_place ? most * width : 0, "out");
     // A plane is longer than its rows: the step is the caller's.
     auto planes = gpu.array<bf16>(size_t(c.parts) * (most * width + 3), "planes");
-    auto count = gpu.array(std::vector<int32_t>{c.tokens}, "tokens");
+    auto count = gpu.constant(std::vector<int32_t>{c.tokens}, "tokens");
     NormRowsArgs args;
     args.kind = c.kind;
     args.x = dx.data();

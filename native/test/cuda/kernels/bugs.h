@@ -9,6 +9,7 @@ enum class Bug {
   MissingWait,          // no cp_wait before the barrier
   MissingBarrier,       // no barrier before reading a stage
   MissingReuseBarrier,  // no barrier before overwriting a stage (write after read)
+  CopyAtExit,           // a stage that nobody waits for
   DivergentBarrier,
   DivergentShuffle,
   ExitBeforeBarrier,

@@ -26,7 +26,7 @@ SMOE_DEVICE void load_stage(const GemmArgs& args, bf16* stage, int row0, int col
     const int row = i / chunks, k = i % chunks * 8;
     const bf16* const from =
         row < kGemmM ? args.a + off(row0 + row, args.k) : args.b + off(col0 + row - kGemmM, args.k);
-    cp16(stage + row * kGemmPitch + k, from + k0 + k);  // fault: MissingReuseBarrier
+    cp16(stage + row * kGemmPitch + k, from + k0 + k);  // fault: MissingReuseBarrier CopyAtExit
   }
   cp_commit();
 }
@@ -62,6 +62,7 @@ gemm(GemmArgs args) {
     }
     if (bug != Bug::MissingReuseBarrier) sync();
   }
+  if (bug == Bug::CopyAtExit) load_stage(args, shared, row0, col0, 0);
   for (int tile = 0; tile < kGemmN / 8; ++tile) {
     for (int reg = 0; reg < 4; ++reg) {
       const Element at = c_element(lane(), reg);
