@@ -35,7 +35,7 @@ def layer_test(path):
 def source_sets():
     rig = [ROOT / "native/bench/cuda" / name
            for name in ("device_kernels.cu", "timer.cu", "moe_rig.cc", "moe_rig_int8.cc", "shapes.cc")]
-    bench = [ROOT / "native/bench/cuda" / name for name in ("cases.cc", "ceilings.cc")]
+    bench = [ROOT / "native/bench/cuda" / name for name in ("cases.cc", "ceilings.cc", "decoder_case.cc")]
     tests = [path for path in sources("native/test/cuda/*_test.cc") if not emulator_only(path)]
     return {
         "kernels": sources("native/kernels/*/*.cu") + sources("native/kernels/*.cu") +

@@ -137,14 +137,23 @@ def measured(result, details):
     return "passed", details
 
 
-def run_bench(context):
+def run_program(context, stage, *options):
     program = context.build / "cuda_bench"
     if not program.exists():
         return "skipped", {"why": "cuda_bench was not built"}
-    limit = context.clock("bench")()
-    # The program stops by itself after a case; the rest is for the case in which it does.
-    command = [program, "--seconds", f"{max(1.0, limit - 15):.0f}"] + (["--quick"] if context.options.quick else [])
+    limit = context.clock(stage)()
+    # The program begins no case after its time; the rest is for the case that has begun.
+    command = [program, "--seconds", f"{max(1.0, limit - 15):.0f}", *options, *(["--quick"] if context.options.quick else [])]
     return measured(run(command, limit, merge=False), {})
+
+
+def run_bench(context):
+    return run_program(context, "bench")
+
+
+def run_decoder(context):
+    """Whole decoders, host and all, in the plug-in."""
+    return run_program(context, "decoder", "--decoder")
 
 
 def run_compare(context):
@@ -188,8 +197,9 @@ STAGES = {
     "tests": (run_tests, 90),
     "sanitizer": (run_sanitizer, 60),
     "full": (run_full_size, 65),
-    "bench": (run_bench, 140),
-    "compare": (run_compare, 60),
+    "bench": (run_bench, 110),
+    "decoder": (run_decoder, 50),
+    "compare": (run_compare, 40),
     "jest": (run_jest, 600),
 }
 # A GPU is of no use to it.

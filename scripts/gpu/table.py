@@ -58,6 +58,19 @@ def bench_rows(lines):
                f"{number(line.get('ratio'), 2):>6}  {extra}")
 
 
+def decoder_rows(lines):
+    """Of one sequence, measured from the host."""
+    for line in lines:
+        name = f"  {line.get('shape', ''):15} {line.get('format', ''):6} {line.get('layers', ''):>3} layers"
+        if line.get("case") == "decoder prefill":
+            yield f"{name}  prompt of {line['tokens']} tokens: {number(line['ms'])} ms, {number(line['tokens_s'], 0)} tokens/s"
+        elif line.get("case") == "decoder" and "us_median" in line:
+            yield (f"{name}  token: {number(line['us_median'])} us, p99 {number(line['us_p99'])}, "
+                   f"roofline {number(line['roofline_us'])}, ratio {number(line['ratio'], 2)}")
+        elif line.get("case") == "decoder":
+            yield f"{name}  {line.get('skipped') or line.get('error')}"
+
+
 def ceilings(lines):
     for line in lines:
         if line.get("case", "").endswith("ceilings"):
@@ -85,6 +98,7 @@ def table(report):
     if bench:
         yield from ceilings(bench)
         yield from bench_rows(bench)
+    yield from decoder_rows(stages.get("decoder", {}).get("lines", []))
     yield from comparison(compare)
     for name, stage in stages.items():
         yield f"{name:10} {stage['status']:10} {stage['seconds']:7.1f} s  {stage_summary(stage)}"
