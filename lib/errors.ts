@@ -30,7 +30,40 @@ export const errorCodes = [
   'ERR_SMOE_INTERNAL',
 ] as const
 
-/** Stable code of an error; messages may change between releases, codes do not. */
+/**
+ * Stable code of an error; messages may change between releases, codes do not.
+ *
+ * | code | what happened |
+ * | --- | --- |
+ * | `ERR_SMOE_INVALID_ARGUMENT` | a value that no call accepts (RangeError in JS) |
+ * | `ERR_SMOE_INVALID_TYPE` | a value of the wrong JS type (TypeError in JS) |
+ * | `ERR_SMOE_SHAPE_MISMATCH` | sizes that do not agree with each other |
+ * | `ERR_SMOE_DTYPE_MISMATCH` | a dtype that this place does not take |
+ * | `ERR_SMOE_INVALID_SPEC` | a RouterSpec or MomentumSpec that cannot be built |
+ * | `ERR_SMOE_TOKEN_OUT_OF_RANGE` | token id outside [0, vocabulary) |
+ * | `ERR_SMOE_CONTEXT_OVERFLOW` | more positions than the KV cache holds |
+ * | `ERR_SMOE_NON_FINITE_INPUT` | NaN or infinity where it would poison the result |
+ * | `ERR_SMOE_STATE_REUSED` | momentum state used along time instead of depth |
+ * | `ERR_SMOE_DISPOSED` | object used after dispose() |
+ * | `ERR_SMOE_DETACHED_BUFFER` | ArrayBuffer was transferred away |
+ * | `ERR_SMOE_FILE_NOT_FOUND` | a file or directory that is not there |
+ * | `ERR_SMOE_FILE_READ` | the system refused to read or map a file |
+ * | `ERR_SMOE_FILE_CHANGED` | a file shrank while it was mapped |
+ * | `ERR_SMOE_FILE_WRITE` | the system refused to write a file |
+ * | `ERR_SMOE_INVALID_SAFETENSORS` | header or index that is not safetensors |
+ * | `ERR_SMOE_MISSING_TENSOR` | the checkpoint lacks a tensor that its config calls for |
+ * | `ERR_SMOE_INVALID_CONFIG` | config.json missing a field or contradicting itself |
+ * | `ERR_SMOE_UNSUPPORTED_ARCHITECTURE` | model_type or feature not known |
+ * | `ERR_SMOE_TOKENIZER_UNAVAILABLE` | text given but no usable tokenizer.json |
+ * | `ERR_SMOE_DEVICE_UNAVAILABLE` | the asked-for device cannot be used here |
+ * | `ERR_SMOE_DEVICE_LOST` | the device failed and stays unusable in this process |
+ * | `ERR_SMOE_ISA_UNAVAILABLE` | SMOE_ISA names an instruction set this CPU lacks |
+ * | `ERR_SMOE_NATIVE_UNAVAILABLE` | no loadable binary was found |
+ * | `ERR_SMOE_INVALID_QUANTIZATION` | codes, scales or groups that do not make a matrix |
+ * | `ERR_SMOE_OUT_OF_MEMORY` | an allocation failed |
+ * | `ERR_SMOE_CANCELLED` | internal: an aborted call rejects with the reason of its signal |
+ * | `ERR_SMOE_INTERNAL` | a bug in smoe |
+ */
 export type ErrorCode = (typeof errorCodes)[number]
 
 /**

@@ -1,6 +1,6 @@
 export { SmoeError, errorCodes, type CodedError, type ErrorCode } from './errors'
 export { devices, type Device, type DeviceInfo, type DeviceName } from './device'
-export { runtimeInfo, setThreads } from './runtime'
+export { runtimeInfo, setThreads, type RuntimeInfo } from './runtime'
 export { Tensor } from './tensor/tensor'
 export type { Dtype, DtypeArrays, FloatDtype, TensorData } from './tensor/dtype'
 export { Router, type RouteOptions, type RouterWeights, type Routing } from './router/router'

@@ -1,12 +1,4 @@
-import type {
-  ActivationName,
-  MatrixSource,
-  NativeExpert,
-  NativeGluParameters,
-  NativeMoe,
-  PrecisionName,
-  WeightFormatName,
-} from '../../binding'
+import type { MatrixSource, NativeExpert, NativeMoe, PrecisionName, WeightFormatName } from '../../binding'
 import { SmoeError, typeError } from '../errors'
 import { configFor, planRouter } from '../router/config'
 import type { RouterSpec } from '../router/spec'
@@ -16,12 +8,16 @@ import { type Tensor, checkShaped } from '../tensor/tensor'
 import { checkInteger, checkOneOf } from '../validate'
 
 /** Activation between the two projections of an expert. */
-export type Activation = ActivationName
+export type Activation = 'silu' | 'gelu_tanh' | 'gelu_erf' | 'relu' | 'relu2' | 'identity'
 /**
  * Of gated experts: act(min(g, limit)) * (clamp(u, -limit, limit) + beta), where 'silu' is x * sigmoid(alpha * x).
  * Defaults: 1, no limit, 0.
  */
-export type GluParameters = NativeGluParameters
+export interface GluParameters {
+  alpha?: number
+  limit?: number
+  beta?: number
+}
 /**
  * How weights are kept. The quantized formats are made from the given tensors by rounding to nearest: w8, w4, w3, w2, w1
  * integers of that many bits; w4c a 4-bit codebook; wn 2 bits and two one-bit planes; t2, t5 ternary; f8 E4M3.

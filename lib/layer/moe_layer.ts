@@ -43,7 +43,11 @@ export class MoeLayer {
     this.layerIndex = layerIndex
   }
 
-  /** Builds a layer from tensors and packs their weights, off the JavaScript thread. */
+  /**
+   * Builds a layer from tensors and packs their weights, off the JavaScript thread.
+   * @throws SmoeError ERR_SMOE_INVALID_SPEC, ERR_SMOE_SHAPE_MISMATCH, ERR_SMOE_DTYPE_MISMATCH, ERR_SMOE_INVALID_QUANTIZATION
+   * for weights that a format cannot hold, ERR_SMOE_DEVICE_UNAVAILABLE, ERR_SMOE_OUT_OF_MEMORY
+   */
   static async create(options: MoeLayerCreateOptions): Promise<MoeLayer> {
     if (typeof options !== 'object' || options === null) throw typeError('options', 'an object', options)
     const device = deviceIndex(options.device)
@@ -134,6 +138,7 @@ export class MoeLayer {
 
   /**
    * As forward(), on the calling thread: for worker threads and small batches, where a few microseconds count.
+   * @throws as forward()
    */
   forwardSync<D extends FloatDtype>(hidden: Tensor<D>, options?: ForwardSyncOptions): Tensor<D>
   forwardSync(hidden: Tensor, options?: ForwardSyncOptions): Tensor

@@ -142,6 +142,8 @@ export class MoeModel {
    * Perplexity of a text over non-overlapping windows of `context` tokens: each window starts from nothing and counts
    * `context` predictions, the last of which is the first token of the next window. An incomplete window is dropped.
    * Text is encoded without special tokens.
+   * @throws SmoeError ERR_SMOE_TOKENIZER_UNAVAILABLE for text, ERR_SMOE_TOKEN_OUT_OF_RANGE, ERR_SMOE_DISPOSED; RangeError for a
+   * text without one whole window
    */
   async perplexity(text: string | TokenIds, options?: PerplexityOptions): Promise<PerplexityResult> {
     const given = checkOptions('options', options)
@@ -156,7 +158,10 @@ export class MoeModel {
     return windowedPerplexity(this.#decoder, ids, context, limit, signal, onProgress, bits)
   }
 
-  /** Runs a forward pass and keeps what every MoE layer saw and did. */
+  /**
+   * Runs a forward pass and keeps what every MoE layer saw and did.
+   * @throws SmoeError ERR_SMOE_TOKEN_OUT_OF_RANGE, ERR_SMOE_CONTEXT_OVERFLOW, ERR_SMOE_OUT_OF_MEMORY, ERR_SMOE_DISPOSED
+   */
   async trace(ids: TokenIds, options?: { signal?: AbortSignal }): Promise<ModelTrace> {
     const signal = checkSignal(checkOptions('options', options).signal)
     const tokens = this.#checkText('ids', ids)

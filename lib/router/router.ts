@@ -68,6 +68,7 @@ export class Router {
   /**
    * Assigns experts to T tokens, off the JavaScript thread.
    * @param input hidden states [T, H] when the router has weights, else logits [T, E]; copied before the call returns
+   * @throws SmoeError ERR_SMOE_SHAPE_MISMATCH, ERR_SMOE_DTYPE_MISMATCH, ERR_SMOE_DISPOSED
    */
   async route(input: Tensor, options?: RouteOptions): Promise<Routing> {
     const signal = checkSignal(checkOptions('options', options).signal)
