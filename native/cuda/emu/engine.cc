@@ -163,7 +163,7 @@ void Engine::end_block() {
       return;
     }
   }
-  for (int i = 0; i < shape_.threads; ++i) {
+  for (int i = 0; tracking() && i < shape_.threads; ++i) {
     const CopyTask* const copy = open_copy(threads_[static_cast<size_t>(i)]);
     if (copy == nullptr) continue;
     report_.kind = Fault::PendingCopy;
