@@ -1,6 +1,7 @@
+import path from 'node:path'
 import type { CudaDevice, CudaInfo, CudaProblem } from '../binding'
-import { SmoeError, fromNative, rangeError, typeError } from './errors'
-import { native } from './native'
+import { SmoeError, codeOf, fromNative, rangeError, typeError } from './errors'
+import { buildCommand, native, nativeFile } from './native'
 
 /** Where layers and models run. 'auto' takes the first usable GPU, else the CPU; 'cuda' is 'cuda:0'. */
 export type Device = 'cpu' | 'auto' | 'cuda' | `cuda:${number}`
@@ -26,17 +27,17 @@ export interface DeviceInfo {
 
 export const hostDevice = -1
 const automatic = -2
-const expected = `'cpu', 'auto', 'cuda' or 'cuda:N'`
+export const deviceNames = `'cpu', 'auto', 'cuda' or 'cuda:N'`
 
 /** Every device of this machine, and why each can or cannot be used here. The first look at a GPU takes its time. */
 export async function devices(): Promise<DeviceInfo[]> {
   return [{ device: 'cpu', available: true, why: 'always available' }, ...cudaDevices(await cudaInfo())]
 }
 
-/** What the CUDA backend finds. */
-export async function cudaInfo(): Promise<CudaInfo> {
+/** What the CUDA backend finds, on all devices or on one. */
+export async function cudaInfo(device?: number): Promise<CudaInfo> {
   try {
-    return await native().cudaInfo()
+    return await native().cudaInfo(device)
   } catch (error) {
     throw fromNative(error)
   }
@@ -66,14 +67,21 @@ function describeCuda(device: CudaDevice, info: CudaInfo): DeviceInfo {
 export const cudaVersion = (version: number): string =>
   `${Math.floor(version / 1000)}.${Math.floor((version % 1000) / 10)}`
 
+function libraryFix(plugin: string): string {
+  if (process.env.SMOE_CUDA_LIBRARY) {
+    return 'set SMOE_CUDA_LIBRARY to a CUDA backend of this release, or unset it'
+  }
+  // Prebuilt binaries come together; a plug-in for an addon that was built here has to be built here as well.
+  const folder = path.dirname(nativeFile() ?? '')
+  const prebuilt = plugin !== '' && path.dirname(plugin) === folder && path.basename(folder) !== 'Release'
+  if (prebuilt) return 'install smoe again, so that addon and plug-in are of one release'
+  return `${buildCommand({ cuda: true })}, with CMake 3.22, a C++17 compiler and nvcc installed`
+}
+
 function cudaFix(problem: CudaProblem, info: CudaInfo): string {
   switch (problem) {
     case 'library':
-      return info.path === ''
-        ? 'SMOE_CUDA=1 npm rebuild smoe --build-from-source, with CMake 3.22, a C++17 compiler and nvcc installed'
-        : process.env.SMOE_CUDA_LIBRARY
-          ? 'set SMOE_CUDA_LIBRARY to a CUDA backend of this release, or unset it'
-          : 'install smoe again, so that addon and plug-in are of one release'
+      return libraryFix(info.path)
     case 'driver':
       return `install an NVIDIA driver for CUDA ${cudaVersion(info.runtime)} or newer`
     case 'device':
@@ -88,22 +96,50 @@ function cudaFix(problem: CudaProblem, info: CudaInfo): string {
 }
 
 /**
+ * Runs a native call that opens a device. Where that device cannot be used, its error says why and what to do as
+ * `devices()` says it: the addon knows neither how it was installed nor what devices() asks the system.
+ */
+export async function openingDevice<T>(device: number, call: () => Promise<T>): Promise<T> {
+  try {
+    return await call()
+  } catch (error) {
+    if (device < 0 || codeOf(error) !== 'ERR_SMOE_DEVICE_UNAVAILABLE') throw error
+    const text = await whyUnusable(device).catch(() => undefined)
+    if (text === undefined) throw error
+    throw new SmoeError('ERR_SMOE_DEVICE_UNAVAILABLE', text, { cause: error })
+  }
+}
+
+/** undefined when devices() has nothing against this device: one that is not there beside others, for example. */
+async function whyUnusable(index: number): Promise<string | undefined> {
+  const info = await cudaInfo(index)
+  if (info.problem === undefined && info.count > 0 && index >= info.count) return undefined
+  const [found] = cudaDevices(info)
+  if (found === undefined || found.available) return undefined
+  return `CUDA device ${index} cannot be used: ${found.why}; ${found.fix}; or use device "cpu"`
+}
+
+/**
  * A `device` option as the addon takes it, which resolves 'auto' by itself. SMOE_DEVICE says what 'auto' and no device
  * mean in this process.
  */
 export function deviceIndex(device: unknown): number {
   const given = device ?? 'auto'
-  if (typeof given !== 'string') throw typeError('device', expected, device)
+  if (typeof given !== 'string') throw typeError('device', deviceNames, device)
+  return (given === 'auto' ? presetDevice() : undefined) ?? parse('device', given)
+}
+
+/** What SMOE_DEVICE says, as deviceIndex() gives it. */
+export function presetDevice(): number | undefined {
   const preset = process.env.SMOE_DEVICE
-  if (given === 'auto' && preset !== undefined && preset !== '') return parse('SMOE_DEVICE', preset)
-  return parse('device', given)
+  return preset === undefined || preset === '' ? undefined : parse('SMOE_DEVICE', preset)
 }
 
 function parse(name: string, device: string): number {
   if (device === 'cpu') return hostDevice
   if (device === 'auto') return automatic
   const index = /^cuda(?::(\d{1,4}))?$/.exec(device)
-  if (index === null) throw rangeError(name, expected, device)
+  if (index === null) throw rangeError(name, deviceNames, device)
   return Number(index[1] ?? 0)
 }
 

@@ -2,26 +2,34 @@ import fs from 'node:fs'
 import path from 'node:path'
 import nodeGypBuild from 'node-gyp-build'
 import type * as Binding from '../binding'
-import { SmoeError, fromNative } from './errors'
+import { SmoeError, fromNative, rangeError } from './errors'
 
 /** Folder of package.json: one above lib/ and one above dist/. */
 const root = path.join(__dirname, '..')
+const prebuilds = path.join(root, 'prebuilds', `${process.platform}-${process.arch}`)
+const lookedFor = [prebuilds, path.join(root, 'build', 'Release')].map((dir) => path.join(dir, '*.node'))
 
 let binding: typeof Binding | undefined
 let file: string | undefined
 
+/** kMaxPoolThreads of native/core/thread_pool.h. */
+export const maxThreads = 256
+
 /**
  * The native addon, loaded on first use: importing the package never throws. SMOE_NATIVE names another .node file.
- * @throws SmoeError ERR_SMOE_NATIVE_UNAVAILABLE with what was looked for and the commands that cure it.
+ * @throws SmoeError ERR_SMOE_NATIVE_UNAVAILABLE with what was looked for and the commands that cure it; RangeError for a
+ * SMOE_THREADS that is none.
  */
 export function native(): typeof Binding {
   if (binding === undefined) {
+    checkThreadsVariable()
     const found = findBinary()
     try {
       // eslint-disable-next-line @typescript-eslint/no-require-imports
       binding = require(found) as typeof Binding
     } catch (error) {
-      throw unavailable(`${found} does not load: ${(error as Error).message}`, error)
+      const [why] = (error as Error).message.split('\n') // a file that is not there comes with who required it
+      throw unavailable(`${found} does not load: ${why}`, [found], error)
     }
     binding.setCudaLibrary(cudaLibrary(found))
     file = found
@@ -29,18 +37,48 @@ export function native(): typeof Binding {
   return binding
 }
 
-/** The CUDA plug-in: SMOE_CUDA_LIBRARY, else the one beside the addon; '' when there is none. It is not loaded here. */
+/** SMOE_THREADS is read by the addon, which takes every core for a number that it cannot use, and says nothing. */
+export function checkThreadsVariable(): void {
+  const threads = process.env.SMOE_THREADS
+  if (threads === undefined || threads === '') return
+  if (/^\d+$/.test(threads) && Number(threads) >= 1 && Number(threads) <= maxThreads) return
+  throw rangeError('SMOE_THREADS', `an integer from 1 to ${maxThreads}`, threads)
+}
+
+/**
+ * The CUDA plug-in: SMOE_CUDA_LIBRARY, else the one beside the addon, else the prebuilt one, which an addon that was built
+ * here for the CPU only can use: the addon refuses one of another release. '' when there is none. It is not loaded here.
+ */
 function cudaLibrary(addon: string): string {
   const override = process.env.SMOE_CUDA_LIBRARY
   if (override !== undefined && override !== '') return path.resolve(override)
   const name = process.platform === 'win32' ? 'smoe_cuda.dll' : 'smoe_cuda.so'
   const beside = path.join(path.dirname(addon), name)
-  return fs.existsSync(beside) ? beside : ''
+  if (fs.existsSync(beside)) return beside
+  const prebuilt = path.join(prebuilds, name)
+  return !process.env.SMOE_NATIVE && fs.existsSync(prebuilt) && prebuiltForLibc() ? prebuilt : ''
+}
+
+/** Whether the prebuilt binaries are for the C library of this process: the name of the plug-in does not say. */
+function prebuiltForLibc(): boolean {
+  const [tag = ''] = libc().split(' ')
+  return ['smoe.node', `smoe.${tag}.node`].some((addon) => fs.existsSync(path.join(prebuilds, addon)))
 }
 
 /** Path of the loaded addon; undefined before the first use. */
 export function nativeFile(): string | undefined {
   return file
+}
+
+/** Whether this is the repository: its scripts are not in the package, and npm does not rebuild it. */
+const inCheckout = (): boolean => fs.existsSync(path.join(root, 'scripts', 'setup.cjs'))
+
+/** The command that builds the addon from source, and with `cuda` the plug-in. */
+export function buildCommand({ cuda = false } = {}): string {
+  const variable = cuda ? 'SMOE_CUDA=1 ' : ''
+  return inCheckout()
+    ? `${variable}npm start in ${root}`
+    : `${variable}SMOE_BUILD_FROM_SOURCE=1 npm rebuild smoe`
 }
 
 /** "linux x64 glibc 2.36": the platform as prebuilt binaries are named, plus the C library. */
@@ -90,7 +128,7 @@ function findBinary(): string {
   try {
     return nodeGypBuild.resolve(root)
   } catch (error) {
-    throw unavailable('no binary was found', error)
+    throw unavailable('no binary was found', lookedFor, error)
   }
 }
 
@@ -102,18 +140,24 @@ function libc(): string {
   return header?.glibcVersionRuntime === undefined ? 'musl' : `glibc ${header.glibcVersionRuntime}`
 }
 
-function unavailable(why: string, cause: unknown): SmoeError {
-  const override = process.env.SMOE_NATIVE
+/** What to do about a SMOE_NATIVE that does not load; undefined when it is not set. */
+export const nativeVariableFix = (): string | undefined =>
+  process.env.SMOE_NATIVE
+    ? 'unset SMOE_NATIVE, or set it to the path of a smoe.node of this release'
+    : undefined
+
+function unavailable(why: string, tried: readonly string[], cause: unknown): SmoeError {
+  const variable = nativeVariableFix()
+  const build = `build it here (C++17 compiler, CMake): ${buildCommand()}`
+  const scripts =
+    'install scripts were skipped (--ignore-scripts, pnpm): allow them for smoe, or run the rebuild above'
+  const cures = variable !== undefined ? [variable] : inCheckout() ? [build] : [build, scripts]
   const message = [
     `smoe has no native addon for ${platformText()} (node ${process.version}): ${why}.`,
     'Looked for:',
-    ...(override ? [`  - ${path.resolve(override)} (SMOE_NATIVE)`] : []),
-    `  - ${path.join(root, 'prebuilds', `${process.platform}-${process.arch}`)}/*.node`,
-    `  - ${path.join(root, 'build', 'Release')}/*.node`,
+    ...tried.map((file) => `  - ${file}${variable === undefined ? '' : ' (SMOE_NATIVE)'}`),
     'What to do:',
-    '  - see what is missing:              npx smoe doctor',
-    '  - build it here (C++17 compiler, CMake): npm rebuild smoe --build-from-source',
-    '  - install scripts were skipped (--ignore-scripts, pnpm): allow them for smoe, or run the rebuild above',
+    ...[...cures, 'see what is missing: npx smoe doctor'].map((cure) => `  - ${cure}`),
   ].join('\n')
   return new SmoeError('ERR_SMOE_NATIVE_UNAVAILABLE', message, { cause })
 }

@@ -140,8 +140,12 @@ function buildNative({ tests = false } = {}) {
     ...(tests ? ['SMOE_TESTS:BOOL=ON'] : []),
     ...(cudaChoice ? [`SMOE_CUDA:STRING=${cudaChoice}`] : []),
   ].filter((entry) => !cache().split('\n').includes(entry))
-  if (wanted.length > 0) {
-    const options = wanted.map((entry) => `-D${entry}`)
+  const options = wanted.map((entry) => `-D${entry}`)
+  // CMake remembers that there was no nvcc, and would not find one that has come since.
+  if (cudaChoice === 'ON' && /^CMAKE_CUDA_COMPILER:\w+=(.*-)?NOTFOUND$/m.test(cache())) {
+    options.push('-UCMAKE_CUDA_COMPILER')
+  }
+  if (options.length > 0) {
     run('cmake', ['-S', root, '-B', dir, ...options], { stdio: ['ignore', 'ignore', 'inherit'] })
   }
   if (/^CMAKE_CUDA_COMPILER:\w+=\//m.test(cache()) && !/^SMOE_CUDA:STRING=OFF$/m.test(cache())) {

@@ -1,9 +1,17 @@
 import fs from 'node:fs'
 import os from 'node:os'
 import type { Command } from 'commander'
-import { type DeviceInfo, cudaDevices, cudaInfo, cudaVersion } from '../device'
+import { type DeviceInfo, cudaDevices, cudaInfo, cudaVersion, deviceNames, presetDevice } from '../device'
 import { codeOf } from '../errors'
-import { native, nativeFile, platformText } from '../native'
+import {
+  buildCommand,
+  checkThreadsVariable,
+  maxThreads,
+  native,
+  nativeFile,
+  nativeVariableFix,
+  platformText,
+} from '../native'
 import { formatBytes, formatFields } from './format'
 import { type Session, jsonOption, withSession } from './session'
 import * as system from './system'
@@ -25,7 +33,57 @@ function binaryReport() {
   }
 }
 
+/** null, or what a check of a variable has against its value. */
+function complaint(check: () => unknown): string | null {
+  try {
+    check()
+    return null
+  } catch (error) {
+    return (error as Error).message
+  }
+}
+
+/** The first use of the addon refuses such a SMOE_THREADS; it is put aside, so that the rest can be looked at. */
+function threadsFindings(): Finding[] {
+  const what = complaint(checkThreadsVariable)
+  if (what === null) return []
+  delete process.env['SMOE_THREADS']
+  return [
+    { level: 'failure', what, fix: `unset SMOE_THREADS, or set it to a number from 1 to ${maxThreads}` },
+  ]
+}
+
+function isaFindings(runtime: ReturnType<typeof binaryReport>['runtime']): Finding[] {
+  if (runtime === null || runtime.isa !== '') return []
+  const what = `SMOE_ISA=${process.env['SMOE_ISA']} is unknown, or not usable on this CPU`
+  return [
+    { level: 'failure', what, fix: `unset SMOE_ISA, or set it to one of ${runtime.usableIsas.join(', ')}` },
+  ]
+}
+
+/** SMOE_DEVICE says where everything goes that names no device: nothing does when that one cannot be used. */
+function presetFindings(devices: readonly DeviceInfo[] | undefined): Finding[] {
+  const wrong = complaint(presetDevice)
+  if (wrong !== null) {
+    return [{ level: 'failure', what: wrong, fix: `unset SMOE_DEVICE, or set it to ${deviceNames}` }]
+  }
+  const index = presetDevice()
+  if (index === undefined || index < 0 || devices === undefined) return []
+  const found = devices.find(({ device }) => device === 'cuda' || device === `cuda:${index}`)
+  if (found?.available) return []
+  const why =
+    found?.why ?? `the devices of this machine are ${devices.map(({ device }) => device).join(', ')}`
+  return [
+    {
+      level: 'failure',
+      what: `SMOE_DEVICE=${process.env['SMOE_DEVICE']} cannot be used: ${why}`,
+      fix: `unset SMOE_DEVICE, or set it to cpu${found?.fix ? `; for a GPU: ${found.fix}` : ''}`,
+    },
+  ]
+}
+
 function isaReason(active: string, usable: readonly string[]): string {
+  if (active === '') return 'SMOE_ISA names none that is usable here'
   if (process.env['SMOE_ISA']) return 'SMOE_ISA asks for it'
   return active === usable.at(-1) ? 'the best that this CPU and system offer' : 'chosen by this process'
 }
@@ -56,17 +114,22 @@ function cudaFindings(cuda: Awaited<ReturnType<typeof cudaReport>>): Finding[] {
 }
 
 async function collect() {
+  const threadsWrong = threadsFindings()
   const binary = binaryReport()
   const cuda = await cudaReport(binary.error === null)
   const quota = system.cpuQuota()
   const memory = { total: os.totalmem(), available: system.availableMemory(), limit: system.memoryLimit() }
   const hugePages = system.transparentHugePages()
-  const findings: Finding[] = []
+  const findings: Finding[] = [
+    ...threadsWrong,
+    ...isaFindings(binary.runtime),
+    ...presetFindings(cuda?.devices),
+  ]
   if (binary.error !== null) {
     findings.push({
       level: 'failure',
       what: `the native addon does not load (${binary.code ?? 'unknown'})`,
-      fix: 'npm rebuild smoe --build-from-source, with CMake 3.22 and a C++17 compiler installed',
+      fix: nativeVariableFix() ?? `${buildCommand()}, with CMake 3.22 and a C++17 compiler installed`,
     })
   }
   if (hugePages === 'never') {
@@ -157,7 +220,10 @@ function render(report: Awaited<ReturnType<typeof collect>>): string {
     ['huge pages', report.hugePages ?? 'unknown'],
     ['native addon', binary.file === null ? 'not loaded' : `${binary.file}${build}`],
   ]
-  if (isa) fields.push(['instruction set', `${isa.active}: ${isa.why} (usable: ${isa.usable.join(', ')})`])
+  if (isa) {
+    const active = isa.active === '' ? 'none' : isa.active
+    fields.push(['instruction set', `${active}: ${isa.why} (usable: ${isa.usable.join(', ')})`])
+  }
   if (threads) fields.push(['threads', `${threads.active} of at most ${threads.max}`])
   if (cuda?.library) {
     const versions = `for CUDA ${cuda.builtFor ?? 'unknown'}, driver ${cuda.driver ?? 'not found'}`

@@ -2,7 +2,7 @@ import type { MoeForwardOptions, MoeLayer as NativeMoeLayer } from '../../bindin
 import { describeMoe, readArchitecture } from '../checkpoint/describe'
 import { openCheckpoint } from '../checkpoint/open'
 import { resolvePending } from '../checkpoint/quantized/pending'
-import { type DeviceName, deviceIndex, deviceName } from '../device'
+import { type DeviceName, deviceIndex, deviceName, openingDevice } from '../device'
 import { SmoeError, fromNative, rangeError, typeError } from '../errors'
 import { MomentumState } from '../momentum/state'
 import { abortable, native } from '../native'
@@ -57,8 +57,8 @@ export class MoeLayer {
     const { layerIndex } = options
     if (layerIndex !== undefined) checkInteger('layerIndex', layerIndex, 0)
     const desc = { ...describeLayer(options), activations }
-    const layer = await abortable(signal, (cancel) =>
-      native().MoeLayer.create(desc, precision, cancel, device),
+    const layer = await openingDevice(device, () =>
+      abortable(signal, (cancel) => native().MoeLayer.create(desc, precision, cancel, device)),
     )
     return new MoeLayer(layer, precision, layerIndex)
   }
@@ -87,8 +87,10 @@ export class MoeLayer {
     try {
       const found = describeMoe(architecture, index!, checkpoint)
       const { description, release } = await resolvePending(found, signal)
-      const layer = await abortable(signal, (cancel) =>
-        native().MoeLayer.create({ ...description, activations }, precision, cancel, device),
+      const layer = await openingDevice(device, () =>
+        abortable(signal, (cancel) =>
+          native().MoeLayer.create({ ...description, activations }, precision, cancel, device),
+        ),
       ).finally(release)
       return new MoeLayer(layer, precision, index)
     } finally {

@@ -3,6 +3,7 @@ import type { Architecture } from '../checkpoint/architecture'
 import { describeHead, describeLayer } from '../checkpoint/describe'
 import { openCheckpoint } from '../checkpoint/open'
 import { resolvePending } from '../checkpoint/quantized/pending'
+import { openingDevice } from '../device'
 import type { Activations, Precision } from '../layer/description'
 import { abortable, guarded, native } from '../native'
 import { type LoadFormat, quantizeExperts } from './on_the_fly'
@@ -38,8 +39,8 @@ export async function loadDecoder(
     const head = describeHead(architecture, checkpoint)
     const descriptions = architecture.layers.map((_, i) => describeLayer(architecture, i, checkpoint))
     const { description: ready, release } = await resolvePending(head, signal)
-    decoder = await abortable(signal, (cancel) =>
-      native().Decoder.create(ready, precision, cancel, device),
+    decoder = await openingDevice(device, () =>
+      abortable(signal, (cancel) => native().Decoder.create(ready, precision, cancel, device)),
     ).finally(release)
     const target = decoder
     for (const [i, layer] of descriptions.entries()) {

@@ -59,10 +59,41 @@ test('doctor says what runs and why', async () => {
   expect((await runCli(['doctor'])).stdout).toContain('instruction set')
 })
 
-test('doctor without a binary ends with 1 and says how to build one', async () => {
+test('doctor with a wrong SMOE_NATIVE ends with 1 and says so', async () => {
   const { code, stdout } = await runCli(['doctor'], { SMOE_NATIVE: '/nowhere/smoe.node' })
   expect(code).toBe(1)
-  expect(stdout).toContain('npm rebuild smoe')
+  expect(stdout).toContain('fix: unset SMOE_NATIVE, or set it to the path of a smoe.node')
+  for (const words of ['npm rebuild', 'npm start', 'prebuilds']) expect(stdout).not.toContain(words)
+})
+
+const wrongVariables: [Record<string, string>, RegExp, RegExp][] = [
+  [{ SMOE_ISA: 'mmx' }, /SMOE_ISA=mmx is unknown/, /^unset SMOE_ISA, or set it to one of portable/],
+  [{ SMOE_DEVICE: 'gpu' }, /SMOE_DEVICE must be .* got 'gpu'/, /^unset SMOE_DEVICE, or set it to 'cpu'/],
+  [
+    { SMOE_DEVICE: 'cuda:99' },
+    /SMOE_DEVICE=cuda:99 cannot be used: ./,
+    /^unset SMOE_DEVICE, or set it to cpu/,
+  ],
+  [
+    { SMOE_DEVICE: 'cuda', SMOE_CUDA_LIBRARY: '/nowhere/smoe_cuda.so' },
+    /SMOE_DEVICE=cuda cannot be used: .*nowhere/,
+    /^unset SMOE_DEVICE, or set it to cpu; for a GPU: ./,
+  ],
+  [
+    { SMOE_THREADS: 'abc' },
+    /SMOE_THREADS must be .* got 'abc'/,
+    /^unset SMOE_THREADS, or set it to a number/,
+  ],
+  [{ SMOE_THREADS: '1000' }, /got '1000'/, /from 1 to 256$/],
+]
+test.each(wrongVariables)('doctor with %p ends with 1 and says what to set', async (env, what, fix) => {
+  const { code, stdout } = await runCli(['doctor', '--json'], env)
+  expect(code).toBe(1)
+  const report = JSON.parse(stdout) as { findings: { level: string }[] }
+  expect(report).toMatchObject({ ok: false, binary: { error: null } })
+  expect(report.findings.filter(({ level }) => level === 'failure')).toEqual([
+    { level: 'failure', what: expect.stringMatching(what), fix: expect.stringMatching(fix) },
+  ])
 })
 
 test('inspect reads the headers', async () => {

@@ -19,7 +19,7 @@ suite('no usable device', () => {
     [
       'an old device',
       { SMOE_CUDA_EMU_FAULT: 'old-device' },
-      /compute capability 8.0 or later is needed/,
+      /compute capability 7.5, .*use a GPU of compute capability 8.0/,
       '8.0',
     ],
     ['no library', { SMOE_CUDA_LIBRARY: '/no/such/library.so' }, /library.so/, 'SMOE_CUDA_LIBRARY'],
@@ -48,6 +48,8 @@ suite('no usable device', () => {
         why: expect.stringMatching(/./),
         fix: expect.stringContaining(fix),
       })
+      const { reason, why: cause, fix: cure } = found as Record<string, string>
+      expect(reason).toBe(`CUDA device 0 cannot be used: ${cause}; ${cure}; or use device "cpu"`) // as devices() says it
     },
   )
 })

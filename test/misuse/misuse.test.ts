@@ -357,8 +357,31 @@ test('without a binary, importing works and the first use explains', () => {
   for (const words of [
     '/nowhere/smoe.node (SMOE_NATIVE)',
     'npx smoe doctor',
-    'npm rebuild smoe --build-from-source',
+    'unset SMOE_NATIVE, or set it',
   ]) {
     expect(output).toContain(words)
   }
+  // Neither looked at nor to blame.
+  for (const words of ['prebuilds', 'Release', 'npm rebuild', 'npm start'])
+    expect(output).not.toContain(words)
 })
+
+test.each(['abc', '0', '-1', '1.5', '257', '1000', ' 2'])(
+  'SMOE_THREADS=%p is refused at the first use',
+  (threads) => {
+    const script = `
+    const smoe = require(${JSON.stringify(path.join(__dirname, '..', '..', 'lib', 'index.ts'))})
+    const attempt = () => {
+      try { return smoe.runtimeInfo().threads } catch (error) { return [error.name, error.code, error.message].join(' ') }
+    }
+    console.log(attempt())
+    process.env.SMOE_THREADS = '1'
+    console.log(attempt())`
+    const hook = path.join(__dirname, '..', 'helpers', 'typescript_hook.cjs')
+    const env = { ...process.env, SMOE_THREADS: threads }
+    const output = execFileSync(process.execPath, ['-r', hook, '-e', script], { env, encoding: 'utf8' })
+    expect(output).toBe(
+      `RangeError ERR_SMOE_INVALID_ARGUMENT SMOE_THREADS must be an integer from 1 to 256, got '${threads}'\n1\n`,
+    )
+  },
+)
