@@ -1,12 +1,12 @@
+import type { Device } from '../device'
 import type { Activations } from '../layer/description'
 import { MoeModel } from '../model/moe_model'
 import type { LoadFormat } from '../model/on_the_fly'
-import type { Device } from '../device'
-import type { Session } from './session'
+import { type Session, checkActivations } from './session'
 
 /** What the options of every command on a model come to. */
 export interface ModelOptions {
-  device: string
+  device: Device
   precision: 'exact' | 'fast'
   activations: Activations
   format: 'stored' | LoadFormat
@@ -15,8 +15,9 @@ export interface ModelOptions {
 
 /** Loads the model that a command works on, with progress. */
 export async function loadModel(session: Session, dir: string, options: ModelOptions): Promise<MoeModel> {
+  checkActivations(options)
   const model = await MoeModel.load(dir, {
-    device: options.device as Device,
+    device: options.device,
     precision: options.precision,
     activations: options.activations,
     ...(options.format === 'stored' ? {} : { format: options.format }),

@@ -4,11 +4,12 @@ import { formatNumber } from './format'
 import { type ModelOptions, loadModel } from './load'
 import {
   expertBits as bits,
-  nonNegativeInteger,
   nonNegativeNumber,
   positiveInteger,
   probability,
+  seed as seedNumber,
   tokenIds,
+  topK as topKNumber,
 } from './options'
 import { type Session, usageError, withModelOptions, withSession } from './session'
 
@@ -69,8 +70,8 @@ export function addRun(program: Command): void {
       .option('--max-new-tokens <n>', 'most tokens to add', positiveInteger, 64)
       .option('--temperature <t>', '0 takes the most likely token', nonNegativeNumber, 0)
       .option('--top-p <p>', 'smallest set of tokens with this probability', probability, 1)
-      .option('--top-k <n>', 'most likely tokens to choose from, 0 for all', nonNegativeInteger, 0)
-      .option('--seed <n>', 'seed of the random choice', nonNegativeInteger, 0)
+      .option('--top-k <n>', 'most likely tokens to choose from, 0 for all', topKNumber, 0)
+      .option('--seed <n>', 'seed of the random choice', seedNumber, 0)
       .option('--expert-bits <n>', 'bits, 2 to 8, at which bit-nested experts (wn) are read', bits),
   ).action(withSession(run))
 }
