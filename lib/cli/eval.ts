@@ -11,7 +11,6 @@ interface EvalOptions extends ModelOptions {
   text: string
   context?: number
   limitTokens?: number
-  expertBits?: number
 }
 
 async function readTextFile(file: string, signal: AbortSignal): Promise<string> {

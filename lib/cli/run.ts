@@ -1,7 +1,7 @@
 import { performance } from 'node:perf_hooks'
 import { type Command, Option } from 'commander'
 import { formatNumber } from './format'
-import { type ModelOptions, loadModel } from './load'
+import { type ModelOptions, type PromptOptions, checkPrompt, encodePrompt, loadModel } from './load'
 import {
   expertBits as bits,
   nonNegativeNumber,
@@ -11,27 +11,24 @@ import {
   tokenIds,
   topK as topKNumber,
 } from './options'
-import { type Session, usageError, withModelOptions, withSession } from './session'
+import { type Session, withModelOptions, withSession } from './session'
 
-interface RunOptions extends ModelOptions {
-  prompt?: string
-  promptIds?: number[]
+interface RunOptions extends ModelOptions, PromptOptions {
   maxNewTokens: number
   temperature: number
   topP: number
   topK: number
   seed: number
-  expertBits?: number
 }
 
 async function run(session: Session, dir: string, options: RunOptions): Promise<void> {
-  const prompt = options.prompt ?? options.promptIds
-  if (prompt === undefined) throw usageError('one of --prompt and --prompt-ids is needed')
+  checkPrompt(options)
   using model = await loadModel(session, dir, options)
   const { maxNewTokens, temperature, topP, topK, seed, expertBits } = options
   const ids: number[] = []
   let text = ''
   const begin = performance.now()
+  const prompt = await encodePrompt(session, model, options)
   let first = begin
   for await (const token of model.generate(prompt, {
     maxNewTokens,

@@ -3,14 +3,12 @@ import { type TensorToWrite, writeSafetensors } from '../checkpoint/write_safete
 import type { ModelTrace } from '../model/trace'
 import type { Tensor } from '../tensor/tensor'
 import { formatFields } from './format'
-import { type ModelOptions, loadModel } from './load'
+import { type ModelOptions, type PromptOptions, checkPrompt, encodePrompt, loadModel } from './load'
 import { tokenIds } from './options'
-import { type Session, usageError, withModelOptions, withSession } from './session'
+import { type Session, withModelOptions, withSession } from './session'
 import { packageVersion } from './version'
 
-interface TraceOptions extends ModelOptions {
-  prompt?: string
-  promptIds?: number[]
+interface TraceOptions extends ModelOptions, PromptOptions {
   out: string
 }
 
@@ -42,11 +40,9 @@ function tensorsOf(ids: readonly number[], trace: ModelTrace): Record<string, Te
 }
 
 async function trace(session: Session, dir: string, options: TraceOptions): Promise<void> {
-  if (options.prompt === undefined && options.promptIds === undefined) {
-    throw usageError('one of --prompt and --prompt-ids is needed')
-  }
+  checkPrompt(options)
   using model = await loadModel(session, dir, options)
-  const ids = options.promptIds ?? [...(await model.encode(options.prompt!, { signal: session.signal }))]
+  const ids = [...(await encodePrompt(session, model, options))]
   const recorded = await model.trace(ids, { signal: session.signal })
   const tensors = tensorsOf(ids, recorded)
   const metadata = { producer: `smoe ${packageVersion()}`, precision: options.precision }
