@@ -140,9 +140,11 @@ async function modelBench(session: Session, dir: string, options: BenchOptions):
   const model = await MoeModel.load(dir, { precision, activations, device: options.device, signal })
   const { device } = model
   try {
-    const results = await benchModel(model, { tokens, rounds, signal, progress })
-    if (options.json)
-      return session.json({ ...machine(), device, model: dir, precision, activations, rounds, results })
+    const { results, skipped } = await benchModel(model, { tokens, rounds, signal, progress })
+    if (options.json) {
+      const kind = { ...machine(), device, model: dir, precision, activations, rounds }
+      return session.json({ ...kind, results, skipped })
+    }
     const { isa, threads } = machine()
     session.print(`${dir}: ${precision}, ${device === 'cpu' ? `${isa}, ${threads} threads` : device}\n`)
     const rows = results.map((result) => [
@@ -152,6 +154,8 @@ async function modelBench(session: Session, dir: string, options: BenchOptions):
       formatNumber(result.tokensPerSecond),
     ])
     session.print(formatTable(['phase', 'tokens', 'median', 'tokens/s'], rows))
+    const context = `the model's context is ${model.contextLength} tokens`
+    for (const count of skipped) session.note(`prefill of ${count} tokens skipped: ${context}`)
   } finally {
     model.dispose()
   }
