@@ -5,11 +5,13 @@ import type { Tensor } from '../tensor/tensor'
 import { formatFields } from './format'
 import { type ModelOptions, type PromptOptions, checkPrompt, encodePrompt, loadModel } from './load'
 import { tokenIds } from './options'
+import { checkOutFile } from './out_file'
 import { type Session, withModelOptions, withSession } from './session'
 import { packageVersion } from './version'
 
 interface TraceOptions extends ModelOptions, PromptOptions {
   out: string
+  force?: boolean
 }
 
 const toWrite = (tensor: Tensor): TensorToWrite => ({
@@ -41,12 +43,14 @@ function tensorsOf(ids: readonly number[], trace: ModelTrace): Record<string, Te
 
 async function trace(session: Session, dir: string, options: TraceOptions): Promise<void> {
   checkPrompt(options)
+  const { force: replace = false } = options
+  checkOutFile(options.out, replace)
   using model = await loadModel(session, dir, options)
   const ids = [...(await encodePrompt(session, model, options))]
   const recorded = await model.trace(ids, { signal: session.signal })
   const tensors = tensorsOf(ids, recorded)
   const metadata = { producer: `smoe ${packageVersion()}`, precision: options.precision }
-  await writeSafetensors(options.out, tensors, { metadata, signal: session.signal })
+  await writeSafetensors(options.out, tensors, { metadata, signal: session.signal, replace })
   const names = Object.keys(tensors)
   const shapes = Object.fromEntries(names.map((name) => [name, tensors[name]!.shape]))
   if (options.json)
@@ -65,6 +69,7 @@ export function addTrace(program: Command): void {
       .addOption(
         new Option('--prompt-ids <list>', 'prompt as token ids, separated by commas').argParser(tokenIds),
       )
-      .requiredOption('--out <file>', 'safetensors file to write'),
+      .requiredOption('--out <file>', 'safetensors file to write, which must not exist')
+      .option('--force', 'replace it if it is a plain file; links, pipes, devices and folders never are'),
   ).action(withSession(trace))
 }
