@@ -28,6 +28,10 @@ export interface DeviceInfo {
 export const hostDevice = -1
 const automatic = -2
 export const deviceNames = `'cpu', 'auto', 'cuda' or 'cuda:N'`
+const cuda = /^cuda(?::(\d{1,4}))?$/
+
+/** Whether a text names a device, be it there or not. */
+export const isDevice = (text: string): text is Device => text === 'cpu' || text === 'auto' || cuda.test(text)
 
 /** Every device of this machine, and why each can or cannot be used here. The first look at a GPU takes its time. */
 export async function devices(): Promise<DeviceInfo[]> {
@@ -138,7 +142,7 @@ export function presetDevice(): number | undefined {
 function parse(name: string, device: string): number {
   if (device === 'cpu') return hostDevice
   if (device === 'auto') return automatic
-  const index = /^cuda(?::(\d{1,4}))?$/.exec(device)
+  const index = cuda.exec(device)
   if (index === null) throw rangeError(name, deviceNames, device)
   return Number(index[1] ?? 0)
 }

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { open, rename, rm } from 'node:fs/promises'
+import { link, lstat, open, rename, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { SmoeError } from '../errors'
 
@@ -58,11 +58,29 @@ function headerBytes(
   return padded
 }
 
-/** Writes a safetensors file under a temporary name in the same folder and renames it: it appears whole or not at all. */
+/** rename(), but fails where something has that name: a link never replaces, however late the other came. */
+async function renameToNew(from: string, to: string): Promise<void> {
+  try {
+    await link(from, to)
+  } catch (error) {
+    if (await lstat(to).catch(() => undefined)) throw error
+    return rename(from, to) // a file system without hard links: having looked is all there is
+  }
+  await rm(from)
+}
+
+/**
+ * Writes a safetensors file under a temporary name in the same folder and renames it: it appears whole or not at all.
+ * Whatever has that name by then is replaced, or, with `replace: false`, makes the call fail.
+ */
 export async function writeSafetensors(
   file: string,
   tensors: Readonly<Record<string, TensorToWrite>>,
-  options: { metadata?: Readonly<Record<string, string>>; signal?: AbortSignal } = {},
+  options: {
+    metadata?: Readonly<Record<string, string>>
+    signal?: AbortSignal
+    replace?: boolean
+  } = {},
 ): Promise<void> {
   const ordered = layOut(tensors)
   const suffix = randomBytes(6).toString('hex')
@@ -79,9 +97,9 @@ export async function writeSafetensors(
     } finally {
       await handle.close()
     }
-    await rename(temporary, file)
+    await (options.replace === false ? renameToNew : rename)(temporary, file)
   } catch (error) {
-    await rm(temporary, { force: true })
+    await rm(temporary, { force: true }).catch(() => undefined) // the first error is the one to report
     if (options.signal?.aborted) throw options.signal.reason
     throw new SmoeError('ERR_SMOE_FILE_WRITE', `cannot write ${file}: ${(error as Error).message}`, {
       cause: error,

@@ -12,6 +12,7 @@ import { positiveInteger, positiveIntegers } from './options'
 import {
   type Session,
   activationsOption,
+  checkActivations,
   deviceOption,
   jsonOption,
   precisionOption,
@@ -139,9 +140,11 @@ async function modelBench(session: Session, dir: string, options: BenchOptions):
   const model = await MoeModel.load(dir, { precision, activations, device: options.device, signal })
   const { device } = model
   try {
-    const results = await benchModel(model, { tokens, rounds, signal, progress })
-    if (options.json)
-      return session.json({ ...machine(), device, model: dir, precision, activations, rounds, results })
+    const { results, skipped } = await benchModel(model, { tokens, rounds, signal, progress })
+    if (options.json) {
+      const kind = { ...machine(), device, model: dir, precision, activations, rounds }
+      return session.json({ ...kind, results, skipped })
+    }
     const { isa, threads } = machine()
     session.print(`${dir}: ${precision}, ${device === 'cpu' ? `${isa}, ${threads} threads` : device}\n`)
     const rows = results.map((result) => [
@@ -151,19 +154,32 @@ async function modelBench(session: Session, dir: string, options: BenchOptions):
       formatNumber(result.tokensPerSecond),
     ])
     session.print(formatTable(['phase', 'tokens', 'median', 'tokens/s'], rows))
+    const context = `the model's context is ${model.contextLength} tokens`
+    for (const count of skipped) session.note(`prefill of ${count} tokens skipped: ${context}`)
   } finally {
     model.dispose()
   }
 }
 
-async function bench(session: Session, model: string | undefined, options: BenchOptions, command: Command) {
-  if (model !== undefined && command.getOptionValueSource('shape') === 'cli') {
-    throw usageError('MODEL and --shape exclude each other')
-  }
+/** Refuses what this machine cannot do, and options that what is to be timed would not heed. */
+function checkOptions(model: string | undefined, options: BenchOptions, command: Command): void {
+  const given = (name: string) => command.getOptionValueSource(name) === 'cli'
+  if (model !== undefined && given('shape')) throw usageError('MODEL and --shape exclude each other')
   if (model !== undefined && options.format !== undefined) {
     throw usageError('--format is for layers of random weights; a model keeps the format it is stored in')
   }
   if (options.overhead && model !== undefined) throw usageError('MODEL and --overhead exclude each other')
+  const fixed = ['shape', 'format', 'activations', 'tokens', 'rounds'].find(given)
+  if (options.overhead && fixed !== undefined)
+    throw usageError(`--overhead excludes --${fixed}: it times one token through bf16 layers of its own`)
+  checkActivations(options)
+  if (options.threads === undefined) return
+  const { maxThreads } = runtimeInfo()
+  if (options.threads > maxThreads) throw usageError(`--threads must be at most ${maxThreads} here`)
+}
+
+async function bench(session: Session, model: string | undefined, options: BenchOptions, command: Command) {
+  checkOptions(model, options, command)
   if (options.threads !== undefined) setThreads(options.threads)
   if (options.overhead) return overheadBench(session, options)
   if (model !== undefined) return modelBench(session, model, options)

@@ -38,7 +38,10 @@ async function timeGenerate(
   return { first: (first - begin) / 1e3, rest: (last - first) / 1e3, count }
 }
 
-/** Prefill for each prompt length and decode of one sequence, medians over the rounds. */
+/**
+ * Prefill for each prompt length and decode of one sequence, medians over the rounds; and the prompts that were skipped
+ * because the model's context is shorter.
+ */
 export async function benchModel(
   model: MoeModel,
   options: {
@@ -47,13 +50,15 @@ export async function benchModel(
     signal: AbortSignal
     progress: (text: string) => void
   },
-): Promise<ModelResult[]> {
+): Promise<{ results: ModelResult[]; skipped: number[] }> {
   const { rounds, signal, progress } = options
   const random = randomUniform(9)
   const prompt = (length: number) =>
     Array.from({ length }, () => Math.floor(((random() + 1) / 2) * model.vocab))
   const results: ModelResult[] = []
-  for (const tokens of options.tokens.filter((count) => count < model.contextLength)) {
+  // A full context still has its first new token, which needs no position.
+  const fits = (count: number) => count <= model.contextLength
+  for (const tokens of options.tokens.filter(fits)) {
     progress(`prefill of ${tokens} tokens`)
     const times: number[] = []
     for (let round = -1; round < rounds; round++) {
@@ -82,5 +87,5 @@ export async function benchModel(
       tokensPerSecond: 1 / median(times),
     })
   }
-  return results
+  return { results, skipped: options.tokens.filter((count) => !fits(count)) }
 }

@@ -5,13 +5,12 @@ import { SmoeError } from '../errors'
 import { formatNumber } from './format'
 import { type ModelOptions, loadModel } from './load'
 import { expertBits, positiveInteger } from './options'
-import { type Session, withModelOptions, withSession } from './session'
+import { type Session, usageError, withModelOptions, withSession } from './session'
 
 interface EvalOptions extends ModelOptions {
   text: string
   context?: number
   limitTokens?: number
-  expertBits?: number
 }
 
 async function readTextFile(file: string, signal: AbortSignal): Promise<string> {
@@ -26,12 +25,15 @@ async function readTextFile(file: string, signal: AbortSignal): Promise<string> 
 }
 
 async function evaluate(session: Session, dir: string, options: EvalOptions): Promise<void> {
+  const { context, limitTokens } = options
+  if (context !== undefined && limitTokens !== undefined && limitTokens < context)
+    throw usageError('--limit-tokens must be at least --context: only whole windows count')
   const text = await readTextFile(options.text, session.signal)
   using model = await loadModel(session, dir, options)
   const begin = performance.now()
   const { tokens, nll, perplexity } = await model.perplexity(text, {
-    context: options.context,
-    limitTokens: options.limitTokens,
+    context,
+    limitTokens,
     expertBits: options.expertBits,
     signal: session.signal,
     onProgress: ({ tokens: done, total }) => session.progress(`${done} of ${total} tokens`),

@@ -1,11 +1,13 @@
 import { InvalidArgumentError } from 'commander'
+import { type Device, isDevice } from '../device'
 
 // Parsers of option values. What they refuse is a usage error: exit code 2.
 
-function integer(text: string, least: number): number {
+function integer(text: string, least: number, most = Number.MAX_SAFE_INTEGER): number {
   const value = Number(text)
-  if (!Number.isSafeInteger(value) || text.trim() === '' || value < least) {
-    throw new InvalidArgumentError(`Expected a whole number of at least ${least}.`)
+  if (!Number.isSafeInteger(value) || text.trim() === '' || value < least || value > most) {
+    const range = most === Number.MAX_SAFE_INTEGER ? `of at least ${least}` : `from ${least} to ${most}`
+    throw new InvalidArgumentError(`Expected a whole number ${range}.`)
   }
   return value
 }
@@ -13,10 +15,15 @@ function integer(text: string, least: number): number {
 export const positiveInteger = (text: string): number => integer(text, 1)
 export const nonNegativeInteger = (text: string): number => integer(text, 0)
 
-export function expertBits(text: string): number {
-  const bits = integer(text, 2)
-  if (bits > 8) throw new InvalidArgumentError('Expected 2 to 8 bits.')
-  return bits
+export const expertBits = (text: string): number => integer(text, 2, 8)
+// The ranges of the options of generate() and quantizeCheckpoint() that they stand for.
+export const seed = (text: string): number => integer(text, 0, 2 ** 32 - 1)
+export const topK = (text: string): number => integer(text, 0, 2 ** 31 - 1)
+export const planes = (text: string): number => integer(text, 0, 6)
+
+export function device(text: string): Device {
+  if (!isDevice(text)) throw new InvalidArgumentError('Expected cpu, auto, cuda or cuda:N.')
+  return text
 }
 
 export function nonNegativeNumber(text: string): number {

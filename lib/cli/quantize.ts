@@ -7,6 +7,7 @@ import {
   type QuantizeFormat,
   type QuantizeOptions,
   allocations,
+  checkQuantizeOptions,
   quantizeFormats,
   quantizeMethods,
   sharedFormats,
@@ -14,7 +15,7 @@ import {
   starvedPolicies,
 } from '../prepare/quantize_options'
 import { formatBytes, formatTable } from './format'
-import { nonNegativeInteger, nonNegativeNumber, positiveInteger } from './options'
+import { nonNegativeNumber, planes, positiveInteger } from './options'
 import { type Session, jsonOption, usageError, withSession } from './session'
 
 interface CliOptions extends Pick<
@@ -34,13 +35,28 @@ interface CliOptions extends Pick<
 > {
   asym?: boolean
   text?: string
-  tokens: number
+  tokens?: number
   out: string
   json?: boolean
 }
 
-/** Options that learn from a text. */
-function checkText({ text, method, bits, smooth, alignRouter, balance }: CliOptions): void {
+/** Formats without zero points: of two or three values, or codes with a zero among them. */
+const symmetricFormats: ReadonlySet<string> = new Set(['t2', 't5', 'w1', 'w4c'])
+
+/** Options that another one must go with. */
+function checkTogether({ format, codebook, planes, bits, allocate, method, asym }: CliOptions): void {
+  if (codebook !== undefined && format !== 'w4c') throw usageError('--codebook needs --format w4c')
+  if (planes !== undefined && format !== 'wn') throw usageError('--planes needs --format wn')
+  if (bits !== undefined && !(bits >= 1 && bits <= 4)) throw usageError('--bits must lie in [1, 4]')
+  if (allocate !== undefined && bits === undefined) throw usageError('--allocate needs --bits')
+  if (format === undefined || !symmetricFormats.has(format)) return
+  if (asym === true) throw usageError(`--asym excludes --format ${format}, which has no zero points`)
+  if (method === 'hqq') throw usageError(`--method hqq fits zero points, which --format ${format} has not`)
+}
+
+/** Options that learn from a text, or say how. */
+function checkText(options: CliOptions): void {
+  const { text, tokens, method, bits, smooth, alignRouter, balance, starved } = options
   if (text !== undefined) return
   const needs: [boolean, string][] = [
     [bits !== undefined, '--bits'],
@@ -48,22 +64,36 @@ function checkText({ text, method, bits, smooth, alignRouter, balance }: CliOpti
     [smooth !== undefined && smooth !== 'none', `--smooth ${smooth}`],
     [alignRouter === true, '--align-router'],
     [balance !== undefined, '--balance'],
+    [starved !== undefined, '--starved'],
+    [tokens !== undefined, '--tokens'],
   ]
   const found = needs.find(([needed]) => needed)
   if (found !== undefined) throw usageError(`${found[1]} needs --text to calibrate on`)
 }
 
+/** What quantizeCheckpoint() will refuse whatever the model is: wrong usage too. */
+function checkOptions(options: QuantizeOptions): void {
+  try {
+    checkQuantizeOptions(options)
+  } catch (error) {
+    throw usageError((error as Error).message)
+  }
+}
+
 async function quantize(session: Session, dir: string, options: CliOptions): Promise<void> {
   const { asym, text, tokens, out, json, ...same } = options
+  if (out === '') throw usageError('--out must name a folder')
+  checkTogether(options)
   checkText(options)
-  if (same.bits !== undefined && !(same.bits >= 1 && same.bits <= 4))
-    throw usageError('--bits must lie in [1, 4]')
-  if (same.allocate !== undefined && same.bits === undefined) throw usageError('--allocate needs --bits')
-  const report = await quantizeCheckpoint(dir, out, {
+  const settings = {
     ...same,
     ...(asym === true ? { symmetric: false } : {}),
+    ...(tokens === undefined ? {} : { calibrationTokens: tokens }),
+  }
+  checkOptions(text === undefined ? settings : { ...settings, calibration: '' })
+  const report = await quantizeCheckpoint(dir, out, {
+    ...settings,
     ...(text === undefined ? {} : { calibration: await readText(text, session.signal) }),
-    calibrationTokens: tokens,
     signal: session.signal,
     onProgress: ({ phase, done, total }) => session.progress(`${phase}: ${done} of ${total}`),
   })
@@ -120,7 +150,7 @@ export function addQuantize(program: Command): void {
     .argument('<model>', 'folder of a checkpoint')
     .addOption(new Option('--format <format>', 'format of all experts').choices(quantizeFormats))
     .addOption(new Option('--codebook <name>', 'of --format w4c').choices(codebooks))
-    .option('--planes <n>', 'of --format wn: one-bit planes after the two base bits', nonNegativeInteger)
+    .option('--planes <n>', 'of --format wn: one-bit planes after the two base bits', planes)
     .addOption(
       new Option('--bits <n>', 'mean bits of a mix of w2 to w4 (below 2: w1 to w3) instead')
         .argParser(nonNegativeNumber)
@@ -144,8 +174,8 @@ export function addQuantize(program: Command): void {
       ),
     )
     .option('--text <file>', 'UTF-8 text to calibrate on: not the text that quality is measured on')
-    .option('--tokens <n>', 'most tokens of it', positiveInteger, 32768)
-    .requiredOption('--out <dir>', 'folder to write, which must not exist')
+    .option('--tokens <n>', 'most tokens of it (default: 32768)', positiveInteger)
+    .requiredOption('--out <dir>', 'folder to write, which must not exist; missing folders above it are made')
     .addOption(jsonOption())
     .action(withSession(quantize))
 }

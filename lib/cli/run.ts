@@ -1,36 +1,34 @@
 import { performance } from 'node:perf_hooks'
 import { type Command, Option } from 'commander'
 import { formatNumber } from './format'
-import { type ModelOptions, loadModel } from './load'
+import { type ModelOptions, type PromptOptions, checkPrompt, encodePrompt, loadModel } from './load'
 import {
   expertBits as bits,
-  nonNegativeInteger,
   nonNegativeNumber,
   positiveInteger,
   probability,
+  seed as seedNumber,
   tokenIds,
+  topK as topKNumber,
 } from './options'
-import { type Session, usageError, withModelOptions, withSession } from './session'
+import { type Session, withModelOptions, withSession } from './session'
 
-interface RunOptions extends ModelOptions {
-  prompt?: string
-  promptIds?: number[]
+interface RunOptions extends ModelOptions, PromptOptions {
   maxNewTokens: number
   temperature: number
   topP: number
   topK: number
   seed: number
-  expertBits?: number
 }
 
 async function run(session: Session, dir: string, options: RunOptions): Promise<void> {
-  const prompt = options.prompt ?? options.promptIds
-  if (prompt === undefined) throw usageError('one of --prompt and --prompt-ids is needed')
+  checkPrompt(options)
   using model = await loadModel(session, dir, options)
   const { maxNewTokens, temperature, topP, topK, seed, expertBits } = options
   const ids: number[] = []
   let text = ''
   const begin = performance.now()
+  const prompt = await encodePrompt(session, model, options)
   let first = begin
   for await (const token of model.generate(prompt, {
     maxNewTokens,
@@ -69,8 +67,8 @@ export function addRun(program: Command): void {
       .option('--max-new-tokens <n>', 'most tokens to add', positiveInteger, 64)
       .option('--temperature <t>', '0 takes the most likely token', nonNegativeNumber, 0)
       .option('--top-p <p>', 'smallest set of tokens with this probability', probability, 1)
-      .option('--top-k <n>', 'most likely tokens to choose from, 0 for all', nonNegativeInteger, 0)
-      .option('--seed <n>', 'seed of the random choice', nonNegativeInteger, 0)
+      .option('--top-k <n>', 'most likely tokens to choose from, 0 for all', topKNumber, 0)
+      .option('--seed <n>', 'seed of the random choice', seedNumber, 0)
       .option('--expert-bits <n>', 'bits, 2 to 8, at which bit-nested experts (wn) are read', bits),
   ).action(withSession(run))
 }

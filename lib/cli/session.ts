@@ -1,6 +1,7 @@
 import { type Command, CommanderError, Option } from 'commander'
 import { activationsNames } from '../layer/description'
 import { loadFormats } from '../model/on_the_fly'
+import { device } from './options'
 
 /** What a command gets to talk to the world: results on stdout, progress on stderr, an end on Ctrl-C. */
 export interface Session {
@@ -84,13 +85,24 @@ export function usageError(message: string): CommanderError {
   return new CommanderError(2, 'smoe.usage', message)
 }
 
+/** What --activations chooses among happens in 'fast' alone. */
+export function checkActivations({
+  precision,
+  activations,
+}: {
+  precision: string
+  activations: string
+}): void {
+  if (precision === 'exact' && activations !== 'auto')
+    throw usageError(`--activations ${activations} is for --precision fast: 'exact' rounds none`)
+}
+
 export const jsonOption = (): Option => new Option('--json', 'print one JSON document')
 
 export const deviceOption = (): Option =>
-  new Option(
-    '--device <device>',
-    'where to run: cpu, cuda, cuda:N, or auto for a GPU if there is one',
-  ).default('auto')
+  new Option('--device <device>', 'where to run: cpu, cuda, cuda:N, or auto for a GPU if there is one')
+    .argParser(device)
+    .default('auto')
 
 export const precisionOption = (): Option =>
   new Option('--precision <precision>', 'f32 activations, or rounded ones')

@@ -3,15 +3,15 @@ import { type TensorToWrite, writeSafetensors } from '../checkpoint/write_safete
 import type { ModelTrace } from '../model/trace'
 import type { Tensor } from '../tensor/tensor'
 import { formatFields } from './format'
-import { type ModelOptions, loadModel } from './load'
+import { type ModelOptions, type PromptOptions, checkPrompt, encodePrompt, loadModel } from './load'
 import { tokenIds } from './options'
-import { type Session, usageError, withModelOptions, withSession } from './session'
+import { checkOutFile } from './out_file'
+import { type Session, withModelOptions, withSession } from './session'
 import { packageVersion } from './version'
 
-interface TraceOptions extends ModelOptions {
-  prompt?: string
-  promptIds?: number[]
+interface TraceOptions extends ModelOptions, PromptOptions {
   out: string
+  force?: boolean
 }
 
 const toWrite = (tensor: Tensor): TensorToWrite => ({
@@ -42,15 +42,15 @@ function tensorsOf(ids: readonly number[], trace: ModelTrace): Record<string, Te
 }
 
 async function trace(session: Session, dir: string, options: TraceOptions): Promise<void> {
-  if (options.prompt === undefined && options.promptIds === undefined) {
-    throw usageError('one of --prompt and --prompt-ids is needed')
-  }
+  checkPrompt(options)
+  const { force: replace = false } = options
+  checkOutFile(options.out, replace)
   using model = await loadModel(session, dir, options)
-  const ids = options.promptIds ?? [...(await model.encode(options.prompt!, { signal: session.signal }))]
+  const ids = [...(await encodePrompt(session, model, options))]
   const recorded = await model.trace(ids, { signal: session.signal })
   const tensors = tensorsOf(ids, recorded)
   const metadata = { producer: `smoe ${packageVersion()}`, precision: options.precision }
-  await writeSafetensors(options.out, tensors, { metadata, signal: session.signal })
+  await writeSafetensors(options.out, tensors, { metadata, signal: session.signal, replace })
   const names = Object.keys(tensors)
   const shapes = Object.fromEntries(names.map((name) => [name, tensors[name]!.shape]))
   if (options.json)
@@ -69,6 +69,7 @@ export function addTrace(program: Command): void {
       .addOption(
         new Option('--prompt-ids <list>', 'prompt as token ids, separated by commas').argParser(tokenIds),
       )
-      .requiredOption('--out <file>', 'safetensors file to write'),
+      .requiredOption('--out <file>', 'safetensors file to write, which must not exist')
+      .option('--force', 'replace it if it is a plain file; links, pipes, devices and folders never are'),
   ).action(withSession(trace))
 }

@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto'
 import fs from 'node:fs'
 import path from 'node:path'
 import type { Calibration } from '../../binding'
@@ -12,6 +11,7 @@ import { SmoeError } from '../errors'
 import { checkString } from '../validate'
 import { CalibrationRun } from './calibration'
 import { storedTensor } from './fold'
+import { OutputFolder, checkOutputFolder, writing } from './output_folder'
 import {
   type LayerPlan,
   type QuantizePlan,
@@ -53,7 +53,7 @@ const companions = [
 /**
  * Quantizes the routed experts of a checkpoint and writes it, everything else unchanged, in the canonical form that
  * MoeModel.load() reads. The folder appears under its name when it is complete; a failed or aborted call leaves nothing.
- * @throws SmoeError as MoeModel.load, ERR_SMOE_FILE_WRITE when outDir exists or cannot be written
+ * @throws SmoeError as MoeModel.load, ERR_SMOE_FILE_WRITE when outDir exists or cannot be written: refused before any work
  */
 export async function quantizeCheckpoint(
   dir: string,
@@ -61,30 +61,31 @@ export async function quantizeCheckpoint(
   options?: QuantizeOptions,
 ): Promise<QuantizeReport> {
   checkString('dir', dir)
-  checkString('outDir', outDir)
+  const out = checkOutputFolder('outDir', checkString('outDir', outDir))
   const settings = checkQuantizeOptions(options)
   settings.signal?.throwIfAborted()
-  if (fs.existsSync(outDir)) throw new SmoeError('ERR_SMOE_FILE_WRITE', `${outDir} exists already`)
   const architecture = readArchitecture(dir)
   checkFolding(architecture, settings)
   const checkpoint = openCheckpoint(dir, architecture)
-  const temporary = `${path.resolve(outDir)}.${randomBytes(6).toString('hex')}.tmp`
+  let folder: OutputFolder | undefined
   let run: CalibrationRun | undefined
   try {
     if (checkpoint.quantized !== undefined) {
       throw new SmoeError('ERR_SMOE_UNSUPPORTED_ARCHITECTURE', `${dir} is quantized already`)
     }
+    folder = new OutputFolder(out) // before the work, which a place that cannot be written would waste
+    const { temporary } = folder
     run = await CalibrationRun.open(dir, architecture, settings)
-    makeFolder(temporary)
     const report = await new Work(architecture, checkpoint, settings, run, temporary).all()
     for (const name of companions) {
       const from = path.join(dir, name)
-      if (fs.existsSync(from)) fs.copyFileSync(from, path.join(temporary, name))
+      const to = path.join(temporary, name)
+      if (fs.existsSync(from)) writing(`copy ${from}`, () => fs.copyFileSync(from, to))
     }
-    fs.renameSync(temporary, outDir)
+    folder.finish()
     return report
   } catch (error) {
-    fs.rmSync(temporary, { recursive: true, force: true })
+    folder?.discard()
     throw error
   } finally {
     run?.dispose()
@@ -101,16 +102,6 @@ function checkFolding({ momentum }: Architecture, { smooth }: QuantizeSettings):
     'ERR_SMOE_UNSUPPORTED_ARCHITECTURE',
     `smooth '${smooth}' cannot be folded where momentum of type '${momentum.type}' is added after the norm`,
   )
-}
-
-function makeFolder(dir: string): void {
-  try {
-    fs.mkdirSync(dir, { recursive: true })
-  } catch (error) {
-    throw new SmoeError('ERR_SMOE_FILE_WRITE', `cannot make ${dir}: ${(error as Error).message}`, {
-      cause: error,
-    })
-  }
 }
 
 type Block = [first: number, last: number]
@@ -165,8 +156,7 @@ class Work {
       this.#sums?.dispose()
     }
     await this.#write('rest.safetensors', this.#rest())
-    const index = { metadata: {}, weight_map: this.#weightMap }
-    fs.writeFileSync(path.join(this.dir, 'model.safetensors.index.json'), JSON.stringify(index))
+    this.#writeText('model.safetensors.index.json', { metadata: {}, weight_map: this.#weightMap })
     const layers = this.#layers
     const plan: QuantizePlan = {
       version: 1,
@@ -174,7 +164,7 @@ class Work {
       calibrationTokens: Math.max(0, ...layers.map(({ tokens = 0 }) => tokens)),
       layers: this.#plans,
     }
-    fs.writeFileSync(path.join(this.dir, 'quantize-plan.json'), `${JSON.stringify(plan, null, 2)}\n`)
+    this.#writeText('quantize-plan.json', plan, 2)
     const sum = (key: 'bytesBefore' | 'bytesAfter') => layers.reduce((total, layer) => total + layer[key], 0)
     return { plan, layers, bytesBefore: sum('bytesBefore'), bytesAfter: sum('bytesAfter') }
   }
@@ -250,6 +240,11 @@ class Work {
       signal === undefined ? { metadata } : { metadata, signal },
     )
     for (const name of Object.keys(tensors)) this.#weightMap[name] = file
+  }
+
+  #writeText(name: string, value: unknown, indent?: number): void {
+    const file = path.join(this.dir, name)
+    writing(`write ${file}`, () => fs.writeFileSync(file, `${JSON.stringify(value, null, indent)}\n`))
   }
 
   /** Every tensor that no layer's file stands for, as it is. */

@@ -1,4 +1,5 @@
 import fs from 'node:fs'
+import fsPromises from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { FileSource } from '../../lib/checkpoint/file_source'
@@ -60,5 +61,40 @@ test('a folder that is not there gives ERR_SMOE_FILE_WRITE with the path', async
   await expect(writeSafetensors(file, tensors)).rejects.toMatchObject({
     code: 'ERR_SMOE_FILE_WRITE',
     message: expect.stringContaining(file),
+  })
+})
+
+test('a folder that is a file gives ERR_SMOE_FILE_WRITE too, not the error of tidying up', async () => {
+  const file = path.join(dir, 'file')
+  fs.writeFileSync(file, '')
+  await expect(writeSafetensors(path.join(file, 'x.safetensors'), tensors)).rejects.toMatchObject({
+    code: 'ERR_SMOE_FILE_WRITE',
+    message: expect.stringContaining('open'),
+  })
+})
+
+describe('with replace: false', () => {
+  afterEach(() => jest.restoreAllMocks())
+  const noLinks = () =>
+    jest.spyOn(fsPromises, 'link').mockRejectedValue(Object.assign(new Error('no links'), { code: 'EPERM' }))
+
+  test.each([
+    ['a file system with hard links', () => undefined],
+    ['one without', noLinks],
+  ])('a new file is written, one that is there stays: %s', async (_, prepare) => {
+    prepare()
+    const file = path.join(dir, 'x.safetensors')
+    await writeSafetensors(file, tensors, { replace: false })
+    expect(fs.readdirSync(dir)).toEqual(['x.safetensors'])
+    fs.writeFileSync(file, 'old')
+    const link = path.join(dir, 'y.safetensors')
+    fs.symlinkSync('nowhere', link)
+    for (const there of [file, link]) {
+      const write = writeSafetensors(there, tensors, { replace: false })
+      await expect(write).rejects.toMatchObject({ code: 'ERR_SMOE_FILE_WRITE' })
+    }
+    expect(fs.readdirSync(dir).sort()).toEqual(['x.safetensors', 'y.safetensors'])
+    expect(fs.readFileSync(file, 'utf8')).toBe('old')
+    expect(fs.readlinkSync(link)).toBe('nowhere')
   })
 })

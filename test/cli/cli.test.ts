@@ -117,6 +117,17 @@ test('run is greedy and repeatable by default, and takes ids or text', async () 
   expect({ code: text.code, printed: text.stdout.length > 1 }).toEqual({ code: 0, printed: true })
 })
 
+test('an empty prompt is refused in terms of the option', async () => {
+  for (const args of [
+    ['run', sampleModel, '--prompt', ''],
+    ['trace', sampleModel, '--prompt', '', '--out', 'never'],
+  ]) {
+    const { code, stdout, stderr } = await runCli(args)
+    expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
+    expect(stderr).toMatch(/--prompt must be a text of at least one token/)
+  }
+})
+
 test('eval gives tokens, nll and perplexity that belong together', async () => {
   const args = ['eval', sampleModel, '--text', slice, '--context', '64', '--limit-tokens', '256', '--json']
   const { code, stdout, stderr } = await runCli(args)
