@@ -1,5 +1,5 @@
 import path from 'node:path'
-import { SmoeError, describe } from '../errors'
+import { SmoeError, describe, describeKind } from '../errors'
 import { readJson } from './file_source'
 
 /** Reads config.json of a checkpoint folder. */
@@ -24,7 +24,7 @@ export class ConfigReader {
     if (typeof value !== 'object' || value === null || Array.isArray(value)) {
       throw new SmoeError(
         'ERR_SMOE_INVALID_CONFIG',
-        `${file} must hold a JSON object, got ${describe(value)}`,
+        `${file} must hold a JSON object, got ${describeKind(value)}`,
       )
     }
     this.#fields = new Map(Object.entries(value))

@@ -1,3 +1,4 @@
+import path from 'node:path'
 import type {
   ActivationName,
   NativeDecoderHead,
@@ -193,7 +194,7 @@ function readMomentum(config: ConfigReader, value: unknown, layers: Architecture
 
 function readEos(dir: string, config: ConfigReader): number[] {
   const generation = readJson(dir, 'generation_config.json', 'ERR_SMOE_INVALID_CONFIG')
-  const file = 'generation_config.json'
+  const file = path.join(dir, 'generation_config.json')
   const readers = generation === undefined ? [config] : [new ConfigReader(generation, file), config]
   for (const reader of readers) {
     const value = reader.raw('eos_token_id')
