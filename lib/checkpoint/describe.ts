@@ -6,6 +6,7 @@ import type {
   NativeMoe,
   NativeNorm,
 } from '../../binding'
+import { checkMomentumRanges } from '../momentum/ranges'
 import { parseMomentumSpec } from '../momentum/spec'
 import { configFor, planRouter } from '../router/config'
 import type { Architecture, FamilyPlan, MoePlan } from './architecture'
@@ -60,7 +61,7 @@ export function readArchitecture(dir: string): Architecture {
     kvHeads,
     headDim,
     maxPositions,
-    normEps: config.number('rms_norm_eps', plan.defaultNormEps),
+    normEps: config.nonNegative('rms_norm_eps', plan.defaultNormEps),
     activation: readActivation(config),
     rope: readRope(config, rotated, plan.defaultTheta, maxPositions),
     tied: config.boolean('tie_word_embeddings', false),
@@ -181,7 +182,8 @@ function checkRouting(config: ConfigReader, moe: MoePlan): void {
 }
 
 function readMomentum(config: ConfigReader, value: unknown, layers: Architecture['layers']) {
-  const spec = parseMomentumSpec(value, `momentum_smoe of ${config.file}`)
+  const name = `momentum_smoe of ${config.file}`
+  const spec = parseMomentumSpec(value, name)
   const depth = layers.filter((layer) => layer.moe !== undefined).length
   for (const name of ['mu', 'gamma'] as const) {
     const list = spec[name]
@@ -189,6 +191,7 @@ function readMomentum(config: ConfigReader, value: unknown, layers: Architecture
       throw config.fail(`momentum_smoe.${name}`, `one number or one per MoE layer (${depth})`, list)
     }
   }
+  checkMomentumRanges(spec, depth, name)
   return spec
 }
 
