@@ -116,6 +116,13 @@ export function describe(value: unknown): string {
   return `an instance of ${kind}`
 }
 
+/** What a value is without any of it: for whole contents of files, which need not be what they should be. */
+export function describeKind(value: unknown): string {
+  if (value === null || value === undefined) return String(value)
+  if (Array.isArray(value)) return 'an array'
+  return typeof value === 'object' ? 'an object' : `a ${typeof value}`
+}
+
 /** The code of any error, or undefined. */
 export function codeOf(error: unknown): string | undefined {
   if (typeof error !== 'object' || error === null) return undefined

@@ -1,5 +1,5 @@
 import path from 'node:path'
-import { SmoeError, describe } from '../errors'
+import { SmoeError, describe, describeKind } from '../errors'
 import { readJson } from './file_source'
 
 /** Reads config.json of a checkpoint folder. */
@@ -24,7 +24,7 @@ export class ConfigReader {
     if (typeof value !== 'object' || value === null || Array.isArray(value)) {
       throw new SmoeError(
         'ERR_SMOE_INVALID_CONFIG',
-        `${file} must hold a JSON object, got ${describe(value)}`,
+        `${file} must hold a JSON object, got ${describeKind(value)}`,
       )
     }
     this.#fields = new Map(Object.entries(value))
@@ -61,7 +61,20 @@ export class ConfigReader {
   }
 
   number(names: string | string[], fallback?: number): number {
-    return this.#value(names, fallback, 'a finite number', (value) => Number.isFinite(value))
+    // Kernels work in f32, where a larger number is infinite.
+    return this.#value(names, fallback, 'a finite number', (value) => Number.isFinite(value) && inF32(value))
+  }
+
+  nonNegative(name: string, fallback: number): number {
+    const value = this.number(name, fallback)
+    if (value < 0) throw this.fail(name, 'a number of at least 0', value)
+    return value
+  }
+
+  positive(name: string, fallback?: number): number {
+    const value = this.number(name, fallback)
+    if (value <= 0) throw this.fail(name, 'above 0', value)
+    return value
   }
 
   boolean(name: string, fallback?: boolean): boolean {
@@ -101,6 +114,8 @@ export class ConfigReader {
     return value as T
   }
 }
+
+const inF32 = (value: unknown): boolean => Number.isFinite(Math.fround(value as number))
 
 function isCount(value: unknown): value is number {
   return Number.isInteger(value) && (value as number) >= 0 && (value as number) < 2 ** 31

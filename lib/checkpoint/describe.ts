@@ -1,3 +1,4 @@
+import path from 'node:path'
 import type {
   ActivationName,
   NativeDecoderHead,
@@ -5,6 +6,7 @@ import type {
   NativeMoe,
   NativeNorm,
 } from '../../binding'
+import { checkMomentumRanges } from '../momentum/ranges'
 import { parseMomentumSpec } from '../momentum/spec'
 import { configFor, planRouter } from '../router/config'
 import type { Architecture, FamilyPlan, MoePlan } from './architecture'
@@ -59,7 +61,7 @@ export function readArchitecture(dir: string): Architecture {
     kvHeads,
     headDim,
     maxPositions,
-    normEps: config.number('rms_norm_eps', plan.defaultNormEps),
+    normEps: config.nonNegative('rms_norm_eps', plan.defaultNormEps),
     activation: readActivation(config),
     rope: readRope(config, rotated, plan.defaultTheta, maxPositions),
     tied: config.boolean('tie_word_embeddings', false),
@@ -180,7 +182,8 @@ function checkRouting(config: ConfigReader, moe: MoePlan): void {
 }
 
 function readMomentum(config: ConfigReader, value: unknown, layers: Architecture['layers']) {
-  const spec = parseMomentumSpec(value, `momentum_smoe of ${config.file}`)
+  const name = `momentum_smoe of ${config.file}`
+  const spec = parseMomentumSpec(value, name)
   const depth = layers.filter((layer) => layer.moe !== undefined).length
   for (const name of ['mu', 'gamma'] as const) {
     const list = spec[name]
@@ -188,12 +191,13 @@ function readMomentum(config: ConfigReader, value: unknown, layers: Architecture
       throw config.fail(`momentum_smoe.${name}`, `one number or one per MoE layer (${depth})`, list)
     }
   }
+  checkMomentumRanges(spec, depth, name)
   return spec
 }
 
 function readEos(dir: string, config: ConfigReader): number[] {
   const generation = readJson(dir, 'generation_config.json', 'ERR_SMOE_INVALID_CONFIG')
-  const file = 'generation_config.json'
+  const file = path.join(dir, 'generation_config.json')
   const readers = generation === undefined ? [config] : [new ConfigReader(generation, file), config]
   for (const reader of readers) {
     const value = reader.raw('eos_token_id')

@@ -1,6 +1,7 @@
 import fs from 'node:fs'
 import path from 'node:path'
 import { SmoeError } from '../errors'
+import { jsonFault } from './json_fault'
 
 /** Bytes of a file: the addon's MappedFile, or plain reads. */
 export interface ByteSource {
@@ -9,6 +10,12 @@ export interface ByteSource {
   close(): void
 }
 
+/**
+ * Opening a named pipe waits for a writer, and with it the event loop: without waiting fstat gets to refuse it. Windows
+ * has no such flag, and no pipes among files.
+ */
+const readFlags = fs.constants.O_RDONLY | ((fs.constants.O_NONBLOCK as number | undefined) ?? 0)
+
 /** A file read with fs: for headers, where no mapping and no addon is needed. */
 export class FileSource implements ByteSource {
   readonly size: number
@@ -16,7 +23,7 @@ export class FileSource implements ByteSource {
 
   constructor(readonly path: string) {
     try {
-      this.#fd = fs.openSync(path, 'r')
+      this.#fd = fs.openSync(path, readFlags)
       const stat = fs.fstatSync(this.#fd)
       if (!stat.isFile()) throw new SmoeError('ERR_SMOE_FILE_READ', `${path} is not a regular file`)
       this.size = stat.size
@@ -86,7 +93,8 @@ export function readJson(
     return JSON.parse(text) as unknown
   } catch (error) {
     if (error instanceof SmoeError) throw error
-    throw new SmoeError(code, `${file} is not JSON: ${(error as Error).message}`, { cause: error })
+    // No cause: the parser's message quotes the file, which may be any that a link in the folder points to.
+    throw new SmoeError(code, `${file} is not JSON: ${jsonFault(error)}`)
   } finally {
     source.close()
   }

@@ -5,8 +5,9 @@ import { checkString } from '../validate'
 import { type Architecture, cacheElements } from './architecture'
 import { Checkpoint } from './checkpoint'
 import { describeHead, describeLayer, readArchitecture } from './describe'
+import { type WeightSize, weightSize } from './memory'
 import { openCheckpoint } from './open'
-import { weightCount } from './quantization'
+import { canonicalPart } from './quantized/canonical'
 
 /** One decoder layer of a checkpoint. */
 export interface LayerSummary {
@@ -21,7 +22,7 @@ export interface LayerSummary {
   /** weights of the whole layer, whatever they are coded as */
   parameters: number
   bytes: number
-  /** bytes by dtype as stored: { BF16: 123 } */
+  /** bytes by dtype as stored: { BF16: 123 }, or by format where `smoe quantize` wrote them: { w4: 45 } */
   formats: Record<string, number>
 }
 
@@ -42,6 +43,8 @@ export interface CheckpointSummary {
   /** weights in all; `active`: those that one token uses */
   parameters: { total: number; active: number }
   bytes: number
+  /** weights in memory once loaded on the CPU with precision 'fast'; an estimate where quantized weights are imported */
+  loadedBytes: number
   /** KV cache at the full context, in bytes: bf16 for 'fast', f32 for 'exact' */
   kvCacheBytes: { fast: number; exact: number }
   /** tensors that loading does not use */
@@ -58,11 +61,12 @@ export function inspect(dir: string): CheckpointSummary {
   const architecture = readArchitecture(dir)
   const checkpoint = openCheckpoint(dir, architecture, (name) => Checkpoint.openHeaders(name))
   try {
-    describeHead(architecture, checkpoint)
-    architecture.layers.forEach((_, i) => describeLayer(architecture, i, checkpoint))
-    const layers = architecture.layers.map((_, i) => summarise(architecture, i, checkpoint))
+    const head = weightSize(describeHead(architecture, checkpoint))
+    const sizes = architecture.layers.map((_, i) => weightSize(describeLayer(architecture, i, checkpoint)))
+    const layers = architecture.layers.map((_, i) => summarise(architecture, i, sizes[i]!))
+    addStored(layers, architecture, checkpoint)
     const all = [...checkpoint.tensors.values()]
-    const total = all.reduce((sum, entry) => sum + weightCount(entry), 0)
+    const total = sizes.reduce((sum, { parameters }) => sum + parameters, head.parameters)
     const { heads, kvHeads, headDim, maxPositions } = architecture
     const kvElements = cacheElements(architecture) * maxPositions
     const summary: CheckpointSummary = {
@@ -79,6 +83,7 @@ export function inspect(dir: string): CheckpointSummary {
       files: [...checkpoint.files],
       parameters: { total, active: total - idle(architecture) },
       bytes: all.reduce((sum, entry) => sum + entry.bytes, 0),
+      loadedBytes: sizes.reduce((sum, { bytes }) => sum + bytes, head.bytes),
       kvCacheBytes: { fast: 2 * kvElements, exact: 4 * kvElements },
       unusedTensors: checkpoint.unused(),
     }
@@ -89,13 +94,13 @@ export function inspect(dir: string): CheckpointSummary {
   }
 }
 
-function summarise(architecture: Architecture, index: number, checkpoint: Checkpoint): LayerSummary {
-  const { prefix, moe, dense } = architecture.layers[index]!
+function summarise(architecture: Architecture, index: number, { parameters }: WeightSize): LayerSummary {
+  const { moe, dense } = architecture.layers[index]!
   const summary: LayerSummary = {
     index,
     kind: moe === undefined ? 'dense' : 'moe',
     width: (moe ?? dense)!.width,
-    parameters: 0,
+    parameters,
     bytes: 0,
     formats: {},
   }
@@ -104,13 +109,21 @@ function summarise(architecture: Architecture, index: number, checkpoint: Checkp
     summary.expertsPerToken = moe.router.select.k
     if (moe.shared !== undefined) summary.sharedWidth = moe.shared.width
   }
-  for (const entry of checkpoint.tensors.values()) {
-    if (!entry.name.startsWith(prefix)) continue
-    summary.parameters += weightCount(entry)
-    summary.bytes += entry.bytes
-    summary.formats[entry.dtype] = (summary.formats[entry.dtype] ?? 0) + entry.bytes
-  }
   return summary
+}
+
+/** Adds what each layer takes in the files. */
+function addStored(layers: LayerSummary[], { layers: plans }: Architecture, checkpoint: Checkpoint): void {
+  const indexes = new Map(plans.map(({ prefix }, i) => [prefix, i]))
+  for (const { name, dtype, bytes } of checkpoint.tensors.values()) {
+    const part = canonicalPart(name)
+    const prefix = /^.*?\.\d+\./.exec(name)?.[0] ?? ''
+    const layer = layers[part?.layer ?? indexes.get(prefix) ?? -1]
+    if (layer === undefined) continue
+    const format = part?.format ?? dtype
+    layer.bytes += bytes
+    layer.formats[format] = (layer.formats[format] ?? 0) + bytes
+  }
 }
 
 /** Elements of the experts that a token does not visit. */

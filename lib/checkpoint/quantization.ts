@@ -1,6 +1,5 @@
 import { type ConfigReader, unsupported } from './config'
 import { type QuantizationScheme, readScheme } from './quantized/scheme'
-import type { TensorEntry } from './safetensors'
 
 /** How a checkpoint says its weights are coded; what a tensor really is, its dtype and its name tell. */
 export type Quantization =
@@ -36,10 +35,3 @@ export function readQuantization(config: ConfigReader): Quantization | undefined
 
 /** Name of the scales beside an FP8 matrix. They are multiplied, whatever the name says. */
 export const scaleName = (weight: string): string => `${weight}_scale_inv`
-
-/** Weights that a stored tensor stands for: two per byte of MXFP4 codes, none in scales. */
-export function weightCount({ name, dtype, shape }: Pick<TensorEntry, 'name' | 'dtype' | 'shape'>): number {
-  if (name.endsWith('_scale_inv') || (dtype === 'U8' && name.endsWith('_scales'))) return 0
-  const elements = shape.reduce((product, size) => product * size, 1)
-  return dtype === 'U8' && name.endsWith('_blocks') ? 2 * elements : elements
-}

@@ -21,6 +21,21 @@ export function readRope(
   defaultTheta: number,
   maxPositions: number,
 ): Rope {
+  const rope = readScaled(config, headDim, defaultTheta, maxPositions)
+  // Fields that are fine one by one can still divide by zero, or pass what f32 holds, together.
+  const values = [...rope.invFreq, rope.scale, rope.softmaxScale]
+  if (!values.every((value) => value >= 0 && Number.isFinite(Math.fround(value)))) {
+    const given = config.raw('rope_parameters', 'rope_scaling') ?? config.raw('rope_theta')
+    throw config.fail(
+      'rope_parameters or rope_scaling',
+      'such that frequencies and factors are finite',
+      given,
+    )
+  }
+  return rope
+}
+
+function readScaled(config: ConfigReader, headDim: number, defaultTheta: number, maxPositions: number): Rope {
   const scaling = config.object('rope_parameters', 'rope_scaling')
   const theta =
     scaling?.raw('rope_theta') === undefined
@@ -37,7 +52,7 @@ export function readRope(
   if (scaling === undefined || type === 'default') return { invFreq, scale: 1, softmaxScale: 1 }
   switch (type) {
     case 'linear':
-      return { invFreq: invFreq.map((f) => f / positive(scaling, 'factor')), scale: 1, softmaxScale: 1 }
+      return { invFreq: invFreq.map((f) => f / scaling.positive('factor')), scale: 1, softmaxScale: 1 }
     case 'llama3':
       return { invFreq: llama3(scaling, invFreq), scale: 1, softmaxScale: 1 }
     case 'yarn':
@@ -57,18 +72,12 @@ function baseFrequencies(theta: number, dims: number): Float32Array {
   )
 }
 
-function positive(config: ConfigReader, name: string): number {
-  const value = config.number(name)
-  if (value <= 0) throw config.fail(name, 'above 0', value)
-  return value
-}
-
 /** Long wavelengths are stretched by `factor`, short ones kept, those between blended. */
 function llama3(config: ConfigReader, invFreq: Float32Array): Float32Array {
-  const factor = positive(config, 'factor')
-  const low = positive(config, 'low_freq_factor')
-  const high = positive(config, 'high_freq_factor')
-  const original = positive(config, 'original_max_position_embeddings')
+  const factor = config.positive('factor')
+  const low = config.positive('low_freq_factor')
+  const high = config.positive('high_freq_factor')
+  const original = config.positive('original_max_position_embeddings')
   if (high <= low) throw config.fail('high_freq_factor', `above low_freq_factor (${low})`, high)
   return invFreq.map((f) => {
     const turns = (original * f) / (2 * Math.PI) // over the original context
@@ -82,7 +91,7 @@ function llama3(config: ConfigReader, invFreq: Float32Array): Float32Array {
 /** Frequencies that turn often keep their pace, slow ones are interpolated, with a linear ramp between (YaRN). */
 function yarn(config: ConfigReader, invFreq: Float32Array, theta: number, maxPositions: number): Rope {
   const original = config.size('original_max_position_embeddings', maxPositions)
-  const factor = config.raw('factor') === undefined ? maxPositions / original : positive(config, 'factor')
+  const factor = config.raw('factor') === undefined ? maxPositions / original : config.positive('factor')
   const dims = invFreq.length * 2
   const dimensionOf = (turns: number) =>
     (dims * Math.log(original / (turns * 2 * Math.PI))) / (2 * Math.log(theta))

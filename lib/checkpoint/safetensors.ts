@@ -1,6 +1,7 @@
-import { SmoeError, describe } from '../errors'
+import { SmoeError, describe, describeKind } from '../errors'
 import { shapeProduct, shapeText } from '../validate'
 import type { ByteSource } from './file_source'
+import { jsonFault } from './json_fault'
 import { findDuplicateKey } from './json_keys'
 
 /** One tensor of a safetensors file. */
@@ -58,7 +59,8 @@ export function readSafetensorsHeader(source: ByteSource, name: string): Safeten
   const prefix = source.read(0, 8)
   const length = new DataView(prefix.buffer, prefix.byteOffset, 8).getBigUint64(0, true)
   if (length > BigInt(maxHeaderBytes))
-    throw fail(`header of ${length} bytes is above the ${maxHeaderBytes} allowed`)
+    // Without the length: of a file that is no safetensors it would show the first bytes.
+    throw fail(`its header is longer than the ${maxHeaderBytes} bytes allowed, or it is no safetensors file`)
   const headerBytes = Number(length)
   if (headerBytes > source.size - 8) {
     throw fail(`header of ${headerBytes} bytes does not fit a file of ${source.size}: it is truncated`)
@@ -83,9 +85,9 @@ function parseHeader(bytes: Uint8Array, fail: Fail): [string, unknown][] {
     text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
     header = JSON.parse(text)
   } catch (error) {
-    throw fail(`header is not JSON (${(error as Error).message})`)
+    throw fail(`header is not JSON: ${jsonFault(error)}`)
   }
-  if (!isObject(header)) throw fail(`header must be a JSON object, got ${describe(header)}`)
+  if (!isObject(header)) throw fail(`header must be a JSON object, got ${describeKind(header)}`)
   const twice = findDuplicateKey(text)
   if (twice !== undefined) throw fail(`header has the key ${describe(twice)} twice`)
   return Object.entries(header)

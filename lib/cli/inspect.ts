@@ -1,6 +1,5 @@
 import type { Command } from 'commander'
 import { type CheckpointSummary, inspect } from '../checkpoint/inspect'
-import { estimateWeightBytes } from './estimate'
 import { formatBytes, formatFields, formatTable } from './format'
 import { positiveInteger } from './options'
 import { type Session, jsonOption, withSession } from './session'
@@ -13,12 +12,12 @@ interface InspectOptions {
 }
 
 /** Memory that the loaded model needs, and what there is. */
-function estimate(dir: string, model: CheckpointSummary, wanted?: number) {
+function estimate(model: CheckpointSummary, wanted?: number) {
   const context = Math.min(wanted ?? model.contextLength, model.contextLength)
   const { fast, exact } = model.kvCacheBytes
   const part = context / model.contextLength
   return {
-    weightBytes: estimateWeightBytes(dir),
+    weightBytes: model.loadedBytes,
     context,
     kvCacheBytes: { fast: Math.round(fast * part), exact: Math.round(exact * part) },
     availableBytes: availableMemory(),
@@ -57,7 +56,7 @@ function render(model: CheckpointSummary): string {
 
 function run(session: Session, dir: string, options: InspectOptions): Promise<void> {
   const model = inspect(dir)
-  const needs = options.estimate ? estimate(dir, model, options.context) : undefined
+  const needs = options.estimate ? estimate(model, options.context) : undefined
   if (options.json) {
     session.json(needs ? { ...model, estimate: needs } : model)
     return Promise.resolve()

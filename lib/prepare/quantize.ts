@@ -4,6 +4,7 @@ import type { Calibration } from '../../binding'
 import type { Architecture } from '../checkpoint/architecture'
 import type { Checkpoint } from '../checkpoint/checkpoint'
 import { readArchitecture } from '../checkpoint/describe'
+import { FileSource } from '../checkpoint/file_source'
 import { openCheckpoint } from '../checkpoint/open'
 import { canonicalVersion, quantKey, versionKey } from '../checkpoint/quantized/canonical'
 import { type TensorToWrite, writeSafetensors } from '../checkpoint/write_safetensors'
@@ -79,8 +80,7 @@ export async function quantizeCheckpoint(
     const report = await new Work(architecture, checkpoint, settings, run, temporary).all()
     for (const name of companions) {
       const from = path.join(dir, name)
-      const to = path.join(temporary, name)
-      if (fs.existsSync(from)) writing(`copy ${from}`, () => fs.copyFileSync(from, to))
+      if (fs.existsSync(from)) copyFile(from, path.join(temporary, name))
     }
     folder.finish()
     return report
@@ -102,6 +102,17 @@ function checkFolding({ momentum }: Architecture, { smooth }: QuantizeSettings):
     'ERR_SMOE_UNSUPPORTED_ARCHITECTURE',
     `smooth '${smooth}' cannot be folded where momentum of type '${momentum.type}' is added after the norm`,
   )
+}
+
+/** As fs.copyFileSync, which would wait for ever at a named pipe. */
+function copyFile(from: string, to: string): void {
+  const source = new FileSource(from)
+  try {
+    const content = source.read(0, source.size)
+    writing(`copy ${from}`, () => fs.writeFileSync(to, content))
+  } finally {
+    source.close()
+  }
 }
 
 type Block = [first: number, last: number]

@@ -189,8 +189,35 @@ const refusals: [string, Record<string, unknown>, string, RegExp][] = [
     'INVALID_CONFIG',
     /one per MoE layer \(2\)/,
   ],
+  [
+    'momentum that diverges',
+    { momentum_smoe: { type: 'heavy_ball', mu: 1.5 } },
+    'INVALID_SPEC',
+    /momentum_smoe of .*mu must be between -1 and 1/,
+  ],
+  ['negative epsilon', { rms_norm_eps: -1 }, 'INVALID_CONFIG', /rms_norm_eps in .* at least 0, got -1/],
+  ['epsilon beyond f32', { rms_norm_eps: 1e39 }, 'INVALID_CONFIG', /rms_norm_eps in .* finite number/],
+  [
+    'a rope that divides by zero',
+    { rope_parameters: { rope_type: 'linear', factor: 1e-45, rope_theta: 10000 } },
+    'INVALID_CONFIG',
+    /rope_parameters .* finite/,
+  ],
+  [
+    'a rope of negative factors',
+    { rope_parameters: { rope_type: 'yarn', factor: 2, attention_factor: -1, rope_theta: 10000 } },
+    'INVALID_CONFIG',
+    /rope_parameters .* finite/,
+  ],
   ['eos text', { eos_token_id: '</s>' }, 'INVALID_CONFIG', /eos_token_id/],
 ]
+
+test('values of single families', async () => {
+  const negative = () => read(hf('olmoe'), { clip_qkv: -8 })
+  await expectFailure(negative, 'ERR_SMOE_INVALID_CONFIG', /clip_qkv in .* at least 0, got -8/)
+  const none = () => read(hf('gpt_oss'), { swiglu_limit: 0 })
+  await expectFailure(none, 'ERR_SMOE_INVALID_CONFIG', /swiglu_limit in .* above 0, got 0/)
+})
 
 test.each(refusals)('refuses: %s', async (_, changes, code, message) => {
   await expectFailure(() => read(hf('qwen3_moe'), changes), `ERR_SMOE_${code}`, message)

@@ -21,7 +21,7 @@ export const gptOss: Family = {
       qkNorm: 'none',
       attentionBias: { qkv: bias, o: bias },
       sinks: true,
-      glu: { alpha: 1.702, limit: config.number('swiglu_limit', 7), beta: 1 },
+      glu: { alpha: 1.702, limit: config.positive('swiglu_limit', 7), beta: 1 },
       layer(index) {
         const mlp = `${layerPrefix(index)}mlp.`
         return {

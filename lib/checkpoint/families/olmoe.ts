@@ -9,7 +9,7 @@ export const olmoe: Family = {
     const width = config.size('intermediate_size')
     const router = softmaxTopK(config.size('num_experts_per_tok'), config.boolean('norm_topk_prob', false))
     const bias = config.boolean('attention_bias', false)
-    const clip = config.number('clip_qkv', 0)
+    const clip = config.nonNegative('clip_qkv', 0)
     return {
       defaultTheta: 10000,
       defaultNormEps: 1e-5,

@@ -3,6 +3,7 @@ import { SmoeError } from '../../errors'
 import { native } from '../../native'
 import type { Architecture, MoePlan } from '../architecture'
 import type { Checkpoint, CheckpointTensor } from '../checkpoint'
+import type { PackedForm } from '../memory'
 import { codebookOf, readScales, scaleDtypes } from './codebook'
 import { PendingWeight } from './pending'
 import type { QuantizedWeights } from './weights'
@@ -34,6 +35,12 @@ const formats: ReadonlySet<string> = new Set<QuantFormatName>([
   't5',
 ])
 const pattern = /^layers\.(\d+)\.((?:experts|shared)\.(?:gate|up|down)|router\.weight)\.([a-z0-9]+)\.ids$/
+
+/** Layer and format of a tensor of this form; undefined for all others. */
+export function canonicalPart(name: string): { layer: number; format: string } | undefined {
+  const match = /^layers\.(\d+)\.(?:(?:experts|shared)\.\w+|router\.weight)\.([a-z0-9]+)\./.exec(name)
+  return match === null ? undefined : { layer: Number(match[1]), format: match[2]! }
+}
 
 /** The name that the plain weight would have; undefined where the layer has no such expert. */
 function plainName(moe: MoePlan, role: Role, index: number): string | undefined {
@@ -149,7 +156,14 @@ function source(checkpoint: Checkpoint, name: string, place: Place, shape: reado
     }
     return native().QuantizedMatrix.from(parts, cancel)
   }
-  return new PendingWeight(name, [...shape], make).asSource()
+  const packed: PackedForm = {
+    format,
+    groups,
+    zeros: zeros !== undefined || mins !== undefined,
+    planes: planes.length,
+    scaleBytes: scales.dtype === 'F32' ? 4 : 2,
+  }
+  return new PendingWeight(name, [...shape], packed, make).asSource()
 }
 
 function stacked(

@@ -2,6 +2,7 @@ import type { CancelToken, NativeRawTensor, QuantizedMatrix, TensorSource } from
 import { SmoeError } from '../../errors'
 import { abortable } from '../../native'
 import type { ByteSource } from '../file_source'
+import type { PackedForm } from '../memory'
 import type { TensorEntry } from '../safetensors'
 
 /**
@@ -15,6 +16,8 @@ export class PendingWeight {
     /** the weight's plain name, for messages */
     readonly name: string,
     readonly shape: number[],
+    /** what the matrix will take in memory */
+    readonly packed: PackedForm,
     readonly make: (cancel: CancelToken | undefined) => Promise<QuantizedMatrix>,
   ) {}
 

@@ -1,6 +1,7 @@
-import type { NativeImportOptions, TensorSource } from '../../../binding'
+import type { NativeImportOptions, QuantFormatName, TensorSource } from '../../../binding'
 import { native } from '../../native'
 import type { Checkpoint, CheckpointTensor } from '../checkpoint'
+import type { PackedForm } from '../memory'
 import { PendingWeight, rawTensor } from './pending'
 import type { QuantizationScheme } from './scheme'
 
@@ -74,7 +75,7 @@ export function importedWeights(checkpoint: Checkpoint, scheme: QuantizationSche
         else if (needed) checkpoint.use(stem + suffixes[0]!) // refuses, naming the tensor
       }
       if (checkpoint.has(`${stem}weight_shape`)) checkpoint.use(`${stem}weight_shape`)
-      return pending(checkpoint, name, optionsOf(scheme, shape), found, shape)
+      return pending(checkpoint, name, scheme, found, shape)
     },
   }
 }
@@ -82,17 +83,58 @@ export function importedWeights(checkpoint: Checkpoint, scheme: QuantizationSche
 function pending(
   checkpoint: Checkpoint,
   name: string,
-  options: NativeImportOptions,
+  scheme: QuantizationScheme,
   found: readonly (readonly [string, CheckpointTensor])[],
   shape: readonly number[],
 ): TensorSource {
+  const options = optionsOf(scheme, shape)
   const make: PendingWeight['make'] = (cancel) => {
     const tensors = Object.fromEntries(
       found.map(([key, entry]) => [key, rawTensor(checkpoint.file(entry), entry)]),
     )
     return native().QuantizedMatrix.import(options, tensors, cancel)
   }
-  return new PendingWeight(name, [...shape], make).asSource()
+  return new PendingWeight(name, [...shape], packedForm(scheme, new Map(found), shape[1]!), make).asSource()
+}
+
+const integers: ReadonlyMap<number, QuantFormatName> = new Map([
+  [2, 'w2'],
+  [3, 'w3'],
+  [4, 'w4'],
+])
+
+/** As native/prepare/import.cc makes it; zero points that turn out to be all the middle are dropped there. */
+function packedForm(
+  scheme: QuantizationScheme,
+  found: ReadonlyMap<string, CheckpointTensor>,
+  columns: number,
+): PackedForm {
+  const scale = found.get('weight_scale') ?? found.get('scales')
+  const scaleBytes = scale?.dtype === 'F32' ? 4 : 2
+  const form = (format: QuantFormatName, group: number, zeros = false): PackedForm => ({
+    format,
+    groups: group === 0 ? 1 : Math.ceil(columns / group),
+    zeros,
+    planes: 0,
+    scaleBytes,
+  })
+  switch (scheme.kind) {
+    case 'gptq':
+    case 'awq':
+      return form(integers.get(scheme.bits) ?? 'w8', scheme.group, true)
+    case 'packed':
+      return form(integers.get(scheme.bits) ?? 'w8', scheme.group, found.has('weight_zero_point'))
+    case 'int8':
+      return form('w8', scheme.group, found.has('weight_zero_point'))
+    case 'float8':
+      return form('f8', (scale?.shape[1] ?? 1) === 1 ? 0 : 128)
+    case 'nvfp4':
+      return form('w4c', 16)
+    case 'mxfp4':
+      return form('w4c', 32)
+    case 'bitnet':
+      return form('t2', 0)
+  }
 }
 
 function optionsOf(scheme: QuantizationScheme, shape: readonly number[]): NativeImportOptions {
