@@ -31,7 +31,7 @@ async function timeGenerate(
   let first = 0
   let last = 0
   let count = 0
-  for await (const _ of model.generate(ids, { maxNewTokens, temperature: 0, signal })) {
+  for await (const _ of model.generate(ids, { maxNewTokens, temperature: 0, ignoreEos: true, signal })) {
     last = performance.now()
     if (count++ === 0) first = last
   }
@@ -72,11 +72,12 @@ export async function benchModel(
       tokensPerSecond: tokens / median(times),
     })
   }
-  const count = Math.min(DECODE_TOKENS, model.contextLength - DECODE_PROMPT)
+  const start = Math.min(DECODE_PROMPT, Math.ceil(model.contextLength / 2))
+  const count = Math.min(DECODE_TOKENS, model.contextLength - start)
   const times: number[] = []
-  for (let round = -1; round < rounds; round++) {
+  for (let round = -1; count > 1 && round < rounds; round++) {
     progress(`decode, round ${round + 2} of ${rounds + 1}`)
-    const timing = await timeGenerate(model, prompt(DECODE_PROMPT), count, signal)
+    const timing = await timeGenerate(model, prompt(start), count, signal)
     if (round >= 0 && timing.count > 1) times.push(timing.rest / (timing.count - 1))
   }
   if (times.length > 0) {

@@ -241,11 +241,8 @@ test.each(['nesterov', 'robust'])(
     fs.cpSync(momentumModel, dir, { recursive: true })
     const file = path.join(dir, 'config.json')
     const config = JSON.parse(fs.readFileSync(file, 'utf8')) as { momentum_smoe: object }
-    const extra = type === 'robust' ? { L: 1 } : {}
-    fs.writeFileSync(
-      file,
-      JSON.stringify({ ...config, momentum_smoe: { type, mu: 0.7, gamma: 0.5, ...extra } }),
-    )
+    const values = type === 'robust' ? { mu: 0.2, gamma: 1.25, L: 1 } : { mu: 0.7, gamma: 0.5 }
+    fs.writeFileSync(file, JSON.stringify({ ...config, momentum_smoe: { type, ...values } }))
     await expectFailure(
       () => quantizeCheckpoint(dir, path.join(folder, 'refused'), { smooth: 'eaquant', calibration: ids }),
       'ERR_SMOE_UNSUPPORTED_ARCHITECTURE',
